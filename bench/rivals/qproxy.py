@@ -1,0 +1,58 @@
+"""qproxy itself: from this repository, on the running interpreter, as `qproxy serve` starts it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.rivals.base import CLIENT_KEY, ROOT, UPSTREAM_KEY, Command, Rival, Site
+
+NAME = "qproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class ThisRepository:
+    """Nothing to install."""
+
+    def install(self, prefix: Path) -> None:
+        """Nothing to do."""
+
+    def missing(self, prefix: Path) -> str:
+        """Never: what it lacks shows when it starts."""
+        return ""
+
+    def version(self, prefix: Path) -> str:
+        """From the package."""
+        import qproxy
+
+        return f"qproxy {qproxy.__version__}"
+
+
+def serve_argv(site: Site, backend: str, workers: int = 1) -> tuple[str, ...]:
+    """The arguments of the command line, from `serve` on."""
+    argv = (
+        "serve", "--host", "127.0.0.1", "--port", str(site.port), "--upstream", site.upstream_url, "--backend", backend,
+    )  # fmt: skip
+    return (*argv, "--workers", str(workers)) if workers > 1 else argv
+
+
+def serve_env(extra: Mapping[str, str]) -> dict[str, str]:
+    """Keys for both sides, and what a variant adds."""
+    return {
+        "PYTHONPATH": str(ROOT),
+        "QPROXY_API_KEY": CLIENT_KEY,
+        "QPROXY_UPSTREAM_KEY": UPSTREAM_KEY,
+        **extra,
+    }
+
+
+def qproxy(backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[str, str] | None = None) -> Rival:
+    """qproxy on one loop, with one number of workers and further environment variables."""
+
+    def command(site: Site) -> Command:
+        argv = (sys.executable, "-m", "qproxy.cli", *serve_argv(site, backend, workers))
+        return Command(argv, serve_env(extra or {}))
+
+    return Rival(name, f"{backend}, {workers} worker(s)", ThisRepository(), command, workers)

@@ -1,0 +1,75 @@
+"""T5: resident memory of the proxy: idle, per idle connection, per open stream, and while long bodies pass."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+from bench.bodies import KIB, MIB
+from bench.context import Bench, Measurement, Target
+from bench.instance import Instance
+
+BODIES = 16
+BODY_BYTES = 4 * MIB
+SETTLE_S = 0.5
+TIMEOUT_S = 30.0
+
+
+class MemoryUse:
+    """Every figure begins with a fresh process: memory that was used once hides growth."""
+
+    name = "T5"
+    title = "memory"
+    has_direct_form = False
+
+    def measure(self, bench: Bench, target: Target, into: Measurement) -> None:
+        """Idle is after one answered request."""
+        instance = target.require_instance()
+        instance.restart()
+        time.sleep(SETTLE_S)
+        into.figures["idle_mb"] = instance.memory().resident_bytes / 1e6
+        self._idle_connections(bench, instance, into)
+        for streams in bench.effort.open_streams:
+            instance.restart()
+            time.sleep(SETTLE_S)
+            self._open_streams(streams, bench, target, into)
+        instance.restart()
+        time.sleep(SETTLE_S)
+        self._long_bodies(bench, target, into)
+
+    def _idle_connections(self, bench: Bench, instance: Instance, into: Measurement) -> None:
+        count = bench.effort.idle_connections
+        before = instance.memory().resident_bytes
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(socket.create_connection(("127.0.0.1", instance.site.port), TIMEOUT_S))
+            time.sleep(SETTLE_S * 2)
+            grown = instance.memory().resident_bytes - before
+        into.figures[f"per_idle_connection_kib@{count}"] = grown / KIB / count
+
+    def _open_streams(self, streams: int, bench: Bench, target: Target, into: Measurement) -> None:
+        instance = target.require_instance()
+        before = instance.memory().resident_bytes
+        held: list[int] = []
+        bench.mock.profile(chunks=10_000, pace=1)
+        options = {
+            "connections": streams, "ramp": bench.effort.start_s, "timeout": TIMEOUT_S, "seconds": 1.5, "chunks": 10_000,
+        }  # fmt: skip
+        result = bench.load(
+            into, target, "hold", bench.body(KIB, stream=True), options, small=bench.body(KIB),
+            when_held=lambda: held.append(instance.memory().resident_bytes),
+        )  # fmt: skip
+        if result.open_streams < streams:
+            into.faults.append(f"{result.open_streams} of {streams} streams stayed open")
+            return
+        into.figures[f"per_stream_kib@{streams}"] = (held[0] - before) / KIB / streams
+
+    def _long_bodies(self, bench: Bench, target: Target, into: Measurement) -> None:
+        instance = target.require_instance()
+        instance.server.reset_peak()
+        before = instance.memory().resident_bytes
+        options = {"connections": BODIES, "seconds": bench.effort.seconds, "warmup": 0}
+        bench.load(into, target, "rps", bench.body(BODY_BYTES), options)
+        grown = instance.memory().peak_bytes - before
+        into.figures["peak_growth_of_bodies"] = grown / (BODIES * BODY_BYTES)

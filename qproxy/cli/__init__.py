@@ -1,0 +1,50 @@
+"""The command line. Exit status: 0 done, 1 failed, 2 wrong settings or usage, 130 stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from qproxy import __version__
+from qproxy.cli.check import check
+from qproxy.cli.console import print_note
+from qproxy.cli.demo import demo
+from qproxy.cli.models import models
+from qproxy.cli.serve import serve
+from qproxy.config import ConfigError
+from qproxy.errors import QProxyError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+@click.group(commands=[serve, demo, models, check], context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="qproxy", message="%(prog)s %(version)s")
+def commands() -> None:
+    """A low-level reverse proxy between any OpenAI client and a Qwen model."""
+
+
+def main() -> None:
+    """Run the command that the process was started with, and exit."""
+    sys.exit(_status())
+
+
+def _status() -> int:
+    try:
+        returned = commands.main(standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except ConfigError as exc:
+        print_note(f"qproxy: {exc}")
+        return 2
+    except QProxyError as exc:
+        print_note(f"qproxy: {exc.message}")
+        return 1
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:  # trio wraps Ctrl-C where tasks were running
+            return INTERRUPTED
+        raise
+    return returned if isinstance(returned, int) else 0

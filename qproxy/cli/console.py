@@ -1,0 +1,60 @@
+"""Lines for people: stdout for results, stderr for the rest. Output that nobody reads any more is dropped quietly."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from rich.console import RenderableType
+
+PIPED_COLUMNS = 200  # nobody cuts a pipe's lines, and a wrapped one is hard to search
+
+
+def print_text(text: str) -> None:
+    """Write `text` to stdout as it is, at once."""
+    _write(sys.stdout, text)
+
+
+def print_line(text: str) -> None:
+    """Write one line to stdout, at once."""
+    print_text(f"{text}\n")
+
+
+def print_note(text: str) -> None:
+    """Write one line to stderr."""
+    _write(sys.stderr, f"{text}\n")
+
+
+def print_rich(*renderables: RenderableType) -> None:
+    """Draw tables and the like on stdout, with colours where it is a terminal."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else PIPED_COLUMNS
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=is_terminal, width=width)
+    console.print(*renderables)
+    print_text(drawn.getvalue())
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # started with the descriptor closed
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what follows nowhere, so that the flush at exit does not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

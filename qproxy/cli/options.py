@@ -1,0 +1,46 @@
+"""The command line's side of the settings: every flag comes from the table in `qproxy.config.options`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+import platformdirs
+
+from qproxy.config import Settings, load
+from qproxy.config.options import BASIC, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Command = TypeVar("Command", bound="Callable[..., object]")
+
+
+def setting_options(command: Command) -> Command:
+    """Add a flag for every setting that has one. The command gets them by option name, as text."""
+    for option in reversed(BASIC):
+        command = _decorator(option)(command)
+    return command
+
+
+def load_settings(flags: Mapping[str, object]) -> Settings:
+    """The settings of this process. Raises ConfigError."""
+    return load(flags, os.environ, Path.cwd(), platformdirs.user_config_path("qproxy"))
+
+
+def _decorator(option: Option[object]) -> Callable[[Command], Command]:
+    name, flag = option.name, f"--{option.flag}"
+    if isinstance(option.default, bool):
+        return click.option(flag, name, is_flag=True, default=None, help=option.help)
+    return click.option(flag, name, multiple=isinstance(option.default, tuple), metavar=_metavar(option), help=_help(option))
+
+
+def _metavar(option: Option[object]) -> str:
+    return option.flag.rpartition("-")[2].upper()
+
+
+def _help(option: Option[object]) -> str:
+    default = option.default
+    return f"{option.help} [default: {default}]" if isinstance(default, str | int) and default != "" else option.help

@@ -1,0 +1,231 @@
+"""The one table of settings: a row gives its flag, its variable, its key in the file and its help."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Generic
+
+from qproxy.config import values
+from qproxy.config.values import Secret, T, ValueType
+from qproxy.core.limits import Limits, Timeouts
+
+PREFIX = "QPROXY_"
+DAY_S = 86_400.0
+UVLOOP_INSTALLED = importlib.util.find_spec("uvloop") is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Option(Generic[T]):
+    """One setting. `name` is its key in the file, below `[section]` where that is not empty.
+
+    `flag` is its name on the command line, without dashes; empty: no flag. `legacy` are variables of older proxies with
+    the same meaning; `private_legacy` are read from `.env` and the file alone, since many shells export them for other
+    ends. The row `config` alone stands in no file: it names it.
+    """
+
+    name: str
+    type: ValueType[T]
+    default: T
+    help: str
+    flag: str = ""
+    section: str = ""
+    legacy: tuple[str, ...] = ()
+    private_legacy: tuple[str, ...] = ()
+    in_file: bool = True
+
+    @property
+    def variable(self) -> str:
+        """The environment variable: named after the flag, which is singular where it may be repeated."""
+        return PREFIX + (self.flag or self.name).replace("-", "_").upper()
+
+
+def _backend(value: str) -> str:
+    if value == "uvloop" and not UVLOOP_INSTALLED:
+        raise ValueError("uvloop is not installed here; use asyncio or trio")
+    if value in ("uvloop", "asyncio", "trio"):
+        return value
+    raise ValueError
+
+
+CONFIG = Option(
+    "config",
+    values.text("the path of a TOML file", values.non_empty),
+    "",
+    "Settings file (default: ./qproxy.toml, else qproxy.toml in the user's configuration folder).",
+    flag="config",
+    in_file=False,
+)
+HOST = Option(
+    "host",
+    values.text("an address, a host name or unix:/path.sock", values.bind_host),
+    "127.0.0.1",
+    "Address to listen on, or unix:/path.sock.",
+    flag="host",
+    legacy=("HOST",),
+)
+PORT = Option(
+    "port",
+    values.whole_number(0, 65535),
+    8080,
+    "Port to listen on; 0 picks a free one.",
+    flag="port",
+    legacy=("PORT",),
+)
+UPSTREAM = Option(
+    "upstream",
+    values.text("a preset, the name of an [upstreams.NAME] table or a URL", values.non_empty),
+    "",
+    "Default upstream: a preset, the name of an [upstreams.NAME] table, or a URL (http, https, http+unix).",
+    flag="upstream",
+    legacy=("LLM_BACKEND",),
+)
+UPSTREAM_KEY = Option(
+    "upstream_key",
+    values.secret(),
+    Secret(""),
+    "Key of the default upstream: the key itself, env:NAME or file:PATH.",
+    flag="upstream-key",
+)
+API_KEYS: Option[tuple[Secret, ...]] = Option(
+    "api_keys",
+    values.secrets(),
+    (),
+    "Key that clients must send: the key itself, env:NAME or file:PATH; may be repeated.",
+    flag="api-key",
+    legacy=("API_KEY",),
+    private_legacy=("OPENAI_API_KEY",),
+)
+ALLOW_OPEN = Option(
+    "allow_open",
+    values.switch(),
+    False,
+    "Listen on a public address although no client key is set.",
+    flag="allow-open",
+)
+ALLOWED_HOSTS: Option[tuple[str, ...]] = Option(
+    "allowed_hosts",
+    values.texts("a host name or an address, with a port or without", values.authority),
+    (),
+    "Further Host (or Host:port) that is served while no client key is set; may be repeated.",
+    flag="allowed-host",
+)
+CORS_ORIGINS: Option[tuple[str, ...]] = Option(
+    "cors_origins",
+    values.texts("an origin such as https://app.example, or *", values.origin),
+    (),
+    "Origin whose browser pages may call the proxy; may be repeated.",
+    flag="cors-origin",
+)
+BACKEND = Option(
+    "backend",
+    values.text("uvloop, asyncio or trio", _backend),
+    "uvloop" if UVLOOP_INSTALLED else "asyncio",
+    "Event loop: uvloop, asyncio or trio.",
+    flag="backend",
+)
+DEFAULT_MODEL = Option(
+    "default_model",
+    values.text("a model's name", values.model_name),
+    "",
+    "Model for requests that name none.",
+    flag="default-model",
+    legacy=("DEFAULT_MODEL",),
+)
+INCLUDE_USAGE = Option(
+    "include_usage",
+    values.switch(),
+    False,
+    "Ask for the usage chunk on every stream (stream_options.include_usage).",
+    flag="include-usage",
+)
+ACCESS_LOG = Option(
+    "access_log",
+    values.text("off, stderr or a path", values.non_empty),
+    "stderr",
+    "Where the access log goes: off, stderr, or a path.",
+    flag="access-log",
+)
+QWEN_HOME = Option(
+    "qwen_home",
+    values.text("a path", values.non_empty),
+    "",
+    "Folder of the Qwen CLI's login (default: ~/.qwen).",
+    flag="qwen-home",
+    legacy=("QWEN_HOME",),
+)
+OAUTH_BASE_URL = Option(
+    "oauth_base_url",
+    values.text("an https URL, or an http URL of this machine", values.login_url),
+    "https://chat.qwen.ai",
+    "Host of the Qwen login.",
+    flag="oauth-base-url",
+    legacy=("QWEN_BASE_URL",),
+)
+OAUTH_ALLOWED_HOSTS: Option[tuple[str, ...]] = Option(
+    "oauth_allowed_hosts",
+    values.texts("a host name, or *.name for all below it", values.token_host),
+    (),
+    "Further host that may be sent the login's token; may be repeated.",
+    flag="oauth-allowed-host",
+)
+
+BASIC: tuple[
+    Option[str] | Option[int] | Option[bool] | Option[Secret] | Option[tuple[str, ...]] | Option[tuple[Secret, ...]],
+    ...,
+] = (
+    CONFIG,
+    HOST,
+    PORT,
+    UPSTREAM,
+    UPSTREAM_KEY,
+    API_KEYS,
+    ALLOW_OPEN,
+    ALLOWED_HOSTS,
+    CORS_ORIGINS,
+    BACKEND,
+    DEFAULT_MODEL,
+    INCLUDE_USAGE,
+    ACCESS_LOG,
+    QWEN_HOME,
+    OAUTH_BASE_URL,
+    OAUTH_ALLOWED_HOSTS,
+)
+
+
+def _limit(name: str, maximum: int, help_text: str, minimum: int = 1) -> Option[int]:
+    return Option(name, values.whole_number(minimum, maximum), getattr(Limits(), name), help_text, section="limits")
+
+
+def _timeout(name: str, help_text: str) -> Option[float]:
+    return Option(name, values.seconds(DAY_S), getattr(Timeouts(), name), help_text, section="timeouts")
+
+
+_GIB = 1024**3
+
+LIMITS: tuple[Option[int], ...] = (
+    _limit("head_bytes", _GIB, "Largest request head, in bytes."),
+    _limit("head_lines", 100_000, "Most header lines of a request."),
+    _limit("target_bytes", _GIB, "Longest request target, in bytes."),
+    _limit("body_bytes", 1024 * _GIB, "Largest request body, in bytes."),
+    _limit("inspect_bytes", _GIB, "Bodies up to this size are checked whole before anything is sent.", minimum=0),
+    _limit("upstream_head_bytes", _GIB, "Largest head of an upstream's answer, in bytes."),
+    _limit("upstream_head_lines", 100_000, "Most header lines of an upstream's answer."),
+    _limit("max_connections", 10_000_000, "Most client connections; 0: from the descriptor limit.", minimum=0),
+)
+TIMEOUTS: tuple[Option[float], ...] = (
+    _timeout("head_s", "For a complete request head."),
+    _timeout("keepalive_idle_s", "For the next request on an idle client connection."),
+    _timeout("body_s", "For the next bytes of a request body."),
+    _timeout("write_stall_s", "For a client that stopped reading."),
+    _timeout("pool_wait_s", "For a free connection to the upstream."),
+    _timeout("connect_s", "For the TCP connection to the upstream."),
+    _timeout("tls_s", "For the TLS handshake with the upstream."),
+    _timeout("upload_s", "For the upstream to take more of the request body."),
+    _timeout("first_byte_stream_s", "For the first byte of a streamed answer."),
+    _timeout("first_byte_plain_s", "For the first byte of a plain answer."),
+    _timeout("first_byte_per_100k_tokens_s", "More for the first byte, for every 100,000 estimated prompt tokens."),
+    _timeout("first_byte_max_s", "Most for the first byte of a streamed answer, however long the prompt."),
+    _timeout("stream_idle_s", "For the next bytes of an answer that has begun."),
+)
+OPTIONS = (*BASIC, *LIMITS, *TIMEOUTS)

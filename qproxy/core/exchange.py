@@ -1,0 +1,122 @@
+"""One request and its answer: the phases it goes through, and the record that is left of it.
+
+The phases only go forward. Between WAITING and RELAYING stands the commit: from there on the client has a response
+head, and no failure can be answered with another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """Where an exchange stands; the order is the only order."""
+
+    HEAD = 0  # the request head has been read
+    ADMITTED = 1  # route, key and host are good
+    RECEIVING = 2  # the body is coming in
+    CONNECTING = 3  # a connection to the upstream is looked for
+    WAITING = 4  # the request went up, the response head is awaited
+    RELAYING = 5  # committed: the response head went down
+    SETTLED = 6
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at an upstream. `sent` turns True when the first byte leaves this host; then it is not repeated."""
+
+    upstream: str
+    sent: bool = False
+    reused_connection: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRecord:
+    """Every fact of a finished exchange; the one source of the access line and the metrics.
+
+    Times are seconds on the monotonic clock, 0.0 where the phase was not reached. `error` is a code of
+    `errors.CATALOGUE`, "" for an exchange that ended as it should, "client_closed" where the client left first.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    peer: str
+    endpoint: str
+    upstream: str
+    model: str
+    status: int
+    error: str
+    phase: Phase
+    request_bytes: int
+    response_bytes: int
+    started: float
+    received: float
+    answered: float
+    ended: float
+
+
+class Exchange:
+    """The facts of one request while it runs. Commits at most once, settles exactly once."""
+
+    __slots__ = (
+        "answered", "attempt", "endpoint", "error", "method", "model", "path", "peer", "phase", "received",
+        "request_bytes", "request_id", "response_bytes", "started", "status", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, request_id: bytes, peer: str, started: float) -> None:
+        self.request_id = request_id
+        self.peer = peer
+        self.started = started
+        self.method = b""
+        self.path = b""
+        self.endpoint = ""
+        self.upstream = ""
+        self.model: str | None = None
+        self.status = 0
+        self.error = ""
+        self.phase = Phase.HEAD
+        self.attempt: Attempt | None = None
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.received = 0.0
+        self.answered = 0.0
+
+    def enter(self, phase: Phase) -> None:
+        """Go forward to `phase`."""
+        assert phase > self.phase, f"{self.phase.name} -> {phase.name}"
+        self.phase = phase
+
+    def commit(self, status: int, now: float) -> None:
+        """The response head goes down: the point of no return."""
+        self.enter(Phase.RELAYING)
+        self.status = status
+        self.answered = now
+
+    @property
+    def committed(self) -> bool:
+        return self.phase >= Phase.RELAYING
+
+    def settle(self, now: float) -> ExchangeRecord:
+        """The record; the exchange is over."""
+        reached = self.phase
+        self.enter(Phase.SETTLED)
+        return ExchangeRecord(
+            request_id=self.request_id.decode("latin-1"),
+            method=self.method.decode("latin-1"),
+            path=self.path.decode("latin-1"),
+            peer=self.peer,
+            endpoint=self.endpoint,
+            upstream=self.upstream,
+            model=self.model or "",
+            status=self.status,
+            error=self.error,
+            phase=reached,
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+            started=self.started,
+            received=self.received,
+            answered=self.answered,
+            ended=now,
+        )

@@ -1,0 +1,367 @@
+"""HTTP/1.1 heads: bytes in, a checked head out. h11 parses; what h11 lets pass and RFC 9112 forbids is refused here.
+
+Only heads come this way. A head is the bytes up to and including the empty line; the caller finds it in its own buffer,
+so that not one byte of a body is ever given to h11 and has to be taken back. The matrix of what is refused stands in
+`faults.md` sections 4.1 (requests), 4.2 (responses) and 5 (what h11 accepts).
+
+A request that breaks a rule is a DownstreamError that closes the connection; nothing of it is sent on.
+A response that breaks a rule is an UpstreamError `upstream_protocol_error`; nothing of it reaches the client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+
+import h11
+
+from qproxy.core.headers import REQUEST_RULES, RESPONSE_RULES, RawHeaders, Rule, connection_options
+from qproxy.core.limits import Limits
+from qproxy.errors import DownstreamError, QProxyError, UpstreamError
+
+HEAD_END = b"\r\n\r\n"
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
+# Everything but the control characters: HTAB, SP, VCHAR, obs-text, and the CR LF that are counted apart.
+_ALLOWED = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x7F), *range(0x80, 0x100)])
+
+STATUS_LINES: dict[int, bytes] = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, next((s.phrase.encode() for s in HTTPStatus if s == status), b""))
+    for status in range(200, 600)
+}
+
+
+class RequestHead:
+    """A checked request head. Header attributes are the field's value, None where it is absent.
+
+    `path` and `query` are the target's raw parts (`query` without the question mark). `authority` is the Host field or,
+    with an absolute-form target, that one's (RFC 9112 3.2.2). `passed` are the fields that may go on, as they came.
+    `content_length` is None for a chunked body and 0 where there is none.
+    """
+
+    __slots__ = (
+        "accept_encoding", "authority", "authorization", "chunked", "content_encoding", "content_length",
+        "content_type", "expects_continue", "http_10", "keep_alive", "method", "origin", "passed", "path",
+        "pinned_upstream", "query", "request_headers", "request_method", "user_agent", "x_api_key",
+    )  # fmt: skip
+
+    def __init__(self, method: bytes, path: bytes, query: bytes, *, http_10: bool) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.http_10 = http_10
+        self.passed: RawHeaders = []
+        self.authority: bytes | None = None
+        self.authorization: bytes | None = None
+        self.x_api_key: bytes | None = None
+        self.origin: bytes | None = None
+        self.user_agent: bytes | None = None
+        self.content_type: bytes | None = None
+        self.content_encoding: bytes | None = None
+        self.accept_encoding: bytes | None = None
+        self.request_method: bytes | None = None
+        self.request_headers: bytes | None = None
+        self.pinned_upstream: bytes | None = None
+        self.content_length: int | None = 0
+        self.chunked = False
+        self.keep_alive = not http_10
+        self.expects_continue = False
+
+    @property
+    def host(self) -> bytes | None:
+        """The authority that the client believes it is talking to."""
+        return self.authority
+
+    @property
+    def has_body(self) -> bool:
+        return self.content_length != 0
+
+
+def parse_request_head(raw: bytes, limits: Limits) -> RequestHead:
+    """`raw` ends with the empty line. Raises DownstreamError; every code it uses closes the connection."""
+    if len(raw) > limits.head_bytes or raw.count(b"\n") - 2 > limits.head_lines:
+        raise headers_too_large(limits)
+    lowered = _check_bytes(raw, _bad_header)
+    head = _request_line(raw, limits)
+    _check_request_framing(lowered, head)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes + 1)
+    connection.receive_data(raw)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as exc:
+        if exc.error_status_hint == 501:
+            raise DownstreamError(
+                "unsupported_transfer_coding", "Only 'Transfer-Encoding: chunked' is understood."
+            ) from exc
+        raise _bad_header("The request head is not valid HTTP/1.1.") from exc
+    if type(event) is not h11.Request:
+        raise _bad_header("The request head is not valid HTTP/1.1.")
+    _take_request_fields(head, event.headers.raw_items())
+    return head
+
+
+def headers_too_large(limits: Limits) -> DownstreamError:
+    return DownstreamError(
+        "headers_too_large",
+        f"The request head may have {limits.head_bytes} bytes and {limits.head_lines} fields at most.",
+    )
+
+
+def target_too_long(limits: Limits) -> DownstreamError:
+    return DownstreamError("target_too_long", f"The request target may have {limits.target_bytes} bytes at most.")
+
+
+def _bad_header(message: str) -> DownstreamError:
+    return DownstreamError("bad_header", message)
+
+
+def _broken_response(message: str) -> UpstreamError:
+    return UpstreamError("upstream_protocol_error", message)
+
+
+def _check_bytes(raw: bytes, refuse: Callable[[str], QProxyError]) -> bytes:
+    """The head in lower case, after the checks that concern bytes and not meaning."""
+    lines = raw.count(b"\r\n")
+    if raw.count(b"\n") != lines or raw.count(b"\r") != lines:
+        raise refuse("Lines of a head must end with CR LF.")
+    if raw.translate(None, _ALLOWED):
+        raise refuse("A head must not contain control characters.")
+    if b"\r\n " in raw or b"\r\n\t" in raw:
+        raise refuse("Folded header lines are not accepted.")
+    return raw.lower()
+
+
+def _request_line(raw: bytes, limits: Limits) -> RequestHead:
+    line_end = raw.find(b"\r\n")
+    if line_end > limits.target_bytes + 48:
+        raise target_too_long(limits)
+    match = _REQUEST_LINE.fullmatch(raw, 0, line_end)
+    if match is None:
+        raise DownstreamError("bad_request_line", "The first line must be 'METHOD /path HTTP/1.1'.")
+    method, target, major, minor = match.groups()
+    if major != b"1" or minor not in (b"0", b"1"):
+        raise DownstreamError("http_version", "This server speaks HTTP/1.1 and HTTP/1.0.")
+    if len(target) > limits.target_bytes:
+        raise target_too_long(limits)
+    if b"#" in target:
+        raise DownstreamError("bad_request_line", "A request target has no fragment.")
+    authority = None
+    if not target.startswith(b"/"):
+        authority, target = _absolute_form(method, target)
+    path, _, query = target.partition(b"?")
+    head = RequestHead(method, path, query, http_10=minor == b"0")
+    head.authority = authority
+    return head
+
+
+def _absolute_form(method: bytes, target: bytes) -> tuple[bytes | None, bytes]:
+    if method == b"CONNECT":
+        return None, b"/"  # the route table answers 405: no row has this method
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None:
+        raise DownstreamError("bad_request_line", "The request target must be a path such as /v1/chat/completions.")
+    authority, rest = match.groups()
+    if not _AUTHORITY.fullmatch(authority):
+        raise DownstreamError("invalid_host", "The authority of the request target is not a valid host.")
+    return authority, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _check_request_framing(lowered: bytes, head: RequestHead) -> None:
+    """Body length as RFC 9112 6.3 has it, refusing everything that two parsers could read in two ways."""
+    lengths = lowered.count(b"\r\ncontent-length:")
+    codings = lowered.count(b"\r\ntransfer-encoding:")
+    if codings:
+        _check_codings(lowered, head, codings, lengths)
+        head.chunked = True
+        head.content_length = None
+    elif lengths:
+        match = _CONTENT_LENGTH.search(lowered)
+        if lengths > 1 or match is None:
+            raise DownstreamError("ambiguous_length", "Content-Length must stand once, as a plain decimal number.")
+        head.content_length = int(match[1])
+
+
+def _check_codings(lowered: bytes, head: RequestHead, codings: int, lengths: int) -> None:
+    if lengths:
+        raise DownstreamError("ambiguous_length", "Content-Length and Transfer-Encoding must not be sent together.")
+    if head.http_10:
+        raise DownstreamError("ambiguous_length", "HTTP/1.0 has no Transfer-Encoding.")
+    start = lowered.index(b"\r\ntransfer-encoding:") + 20
+    value = lowered[start : lowered.index(b"\r\n", start)].strip(b" \t")
+    if codings > 1 or value != b"chunked":
+        raise DownstreamError("unsupported_transfer_coding", "Only 'Transfer-Encoding: chunked' is understood, once.")
+
+
+def _take_request_fields(head: RequestHead, fields: RawHeaders) -> None:
+    """The one walk over the fields."""
+    kept: dict[bytes, bytes] = {}
+    passed = head.passed
+    rules = REQUEST_RULES
+    for field in fields:
+        name = field[0].lower()
+        rule = rules.get(name)
+        if rule is None:
+            if b"_" not in name:  # gateways that map names to variables would read x_api_key as x-api-key
+                passed.append(field)
+                if name == b"content-type":
+                    if head.content_type is not None:
+                        raise _bad_header("Content-Type must not be repeated.")
+                    head.content_type = field[1]
+        elif rule is not Rule.DROP:
+            if name in kept:
+                if rule is Rule.SINGLE:
+                    raise _repeated(name)
+                kept[name] += b", " + field[1]
+            else:
+                kept[name] = field[1]
+    _set_fields(head, kept)
+    options = kept.get(b"connection")
+    if options is not None:
+        _apply_connection(head, options)
+
+
+def _repeated(name: bytes) -> DownstreamError:
+    if name == b"host":
+        return DownstreamError("invalid_host", "Host must not be repeated.")
+    return _bad_header(f"{name.decode()} must not be repeated.")
+
+
+def _set_fields(head: RequestHead, kept: dict[bytes, bytes]) -> None:
+    get = kept.get
+    host = get(b"host")
+    if host is not None and not _AUTHORITY.fullmatch(host):
+        raise DownstreamError("invalid_host", "The Host field is not a valid host.")
+    if head.authority is None:
+        head.authority = host
+    head.authorization = get(b"authorization")
+    head.x_api_key = get(b"x-api-key")
+    head.origin = get(b"origin")
+    head.user_agent = get(b"user-agent")
+    head.content_encoding = get(b"content-encoding")
+    head.accept_encoding = get(b"accept-encoding")
+    head.request_method = get(b"access-control-request-method")
+    head.request_headers = get(b"access-control-request-headers")
+    head.pinned_upstream = get(b"x-qproxy-upstream")
+    expect = get(b"expect")
+    if expect is not None:
+        if expect.lower() != b"100-continue":
+            raise DownstreamError("expectation_failed", "The only expectation understood is 100-continue.")
+        head.expects_continue = not head.http_10
+
+
+def _apply_connection(head: RequestHead, value: bytes) -> None:
+    options = connection_options(value)
+    head.keep_alive = b"keep-alive" in options if head.http_10 else b"close" not in options
+    named = options - {b"close", b"keep-alive"}
+    if named:
+        head.passed = [field for field in head.passed if field[0].lower() not in named]
+
+
+class ResponseHead:
+    """A checked response head.
+
+    `content_length` is None where the body is chunked or ends with the connection. `bodyless`: no length is announced
+    either (HEAD, 204, 304). `reusable`: the connection may serve another request once the body was read to its end.
+    """
+
+    __slots__ = (
+        "bodyless", "cache_control", "chunked", "content_length", "content_type", "has_request_id", "passed", "raw",
+        "reusable", "status",
+    )  # fmt: skip
+
+    def __init__(self, status: int, raw: RawHeaders) -> None:
+        self.status = status
+        self.raw = raw
+        self.passed: RawHeaders = []
+        self.content_type = b""
+        self.cache_control: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.reusable = True
+        self.has_request_id = False
+        self.bodyless = False
+
+    @property
+    def is_stream(self) -> bool:
+        return self.content_type.startswith(b"text/event-stream")
+
+
+def is_informational(raw: bytes) -> bool:
+    """True for 1xx heads other than 101 (which is an answer to an upgrade that was never asked for)."""
+    return raw.startswith((b"HTTP/1.1 1", b"HTTP/1.0 1")) and raw[9:12] != b"101"
+
+
+def parse_response_head(raw: bytes, limits: Limits, *, method: bytes) -> ResponseHead:
+    """`raw` ends with the empty line; `method` is the request's, since HEAD has no body. Raises UpstreamError."""
+    if len(raw) > limits.upstream_head_bytes or raw.count(b"\n") - 2 > limits.upstream_head_lines:
+        raise _broken_response("The upstream sent an oversized response head.")
+    _check_bytes(raw, lambda _message: _broken_response("The upstream sent a malformed response head."))
+    match = _STATUS_LINE.match(raw)
+    if match is None or match[1].startswith(b"1"):
+        raise _broken_response("The upstream did not answer in HTTP/1.1.")
+    # A client-side connection that has sent nothing yet reads a response as well: servers may answer early (408).
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.upstream_head_bytes + 1)
+    connection.receive_data(raw)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as exc:
+        raise _broken_response("The upstream sent a malformed response head.") from exc
+    if type(event) is not h11.Response:
+        raise _broken_response("The upstream sent a malformed response head.")
+    head = ResponseHead(event.status_code, event.headers.raw_items())
+    options = _take_response_fields(head)
+    _apply_response_framing(head, method)
+    if raw.startswith(b"HTTP/1.0"):
+        head.reusable = b"keep-alive" in options and head.reusable
+    elif b"close" in options:
+        head.reusable = False
+    return head
+
+
+def _take_response_fields(head: ResponseHead) -> frozenset[bytes]:
+    passed = head.passed
+    rules = RESPONSE_RULES
+    connection: bytes | None = None
+    for field in head.raw:
+        name = field[0].lower()
+        rule = rules.get(name)
+        if rule is None:
+            passed.append(field)
+            if name == b"content-type":
+                head.content_type = field[1].lower()
+            elif name == b"x-request-id":
+                head.has_request_id = True
+        elif name == b"content-length":
+            head.content_length = int(field[1])  # h11 has merged equal ones and refused unequal ones
+        elif name == b"transfer-encoding":
+            head.chunked = True  # h11 refuses every other coding
+        elif name == b"connection":
+            connection = field[1] if connection is None else connection + b"," + field[1]
+        elif name == b"cache-control":
+            head.cache_control = field[1]
+    if connection is None:
+        return frozenset()
+    options = connection_options(connection)
+    named = options - {b"close", b"keep-alive"}
+    if named:
+        head.passed = [field for field in passed if field[0].lower() not in named]
+    return options
+
+
+def _apply_response_framing(head: ResponseHead, method: bytes) -> None:
+    """RFC 9112 6.3, for the side that reads: no body; chunked wins over a length; a length; the connection's end."""
+    if method == b"HEAD" or head.status in (204, 304):
+        head.bodyless = True
+        head.chunked = False
+        head.content_length = 0
+    elif head.chunked:
+        if head.content_length is not None:
+            head.content_length = None
+            head.reusable = False
+    elif head.content_length is None:
+        head.reusable = False

@@ -1,0 +1,47 @@
+"""Sizes and clocks of one proxy, with the precedent of each default (`faults.md` section 2 has the comparison)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, counts in pieces."""
+
+    head_bytes: int = 32 * KIB  # nginx: 4 x 8 KiB, node: 16 KiB, envoy: 60 KiB
+    head_lines: int = 100  # nginx, HAProxy: 100 or 101
+    target_bytes: int = 8 * KIB  # RFC 9112 3 recommends at least 8000
+    body_bytes: int = 64 * MIB
+    inspect_bytes: int = 256 * KIB  # bodies up to here are checked whole before anything is sent
+    upstream_head_bytes: int = 64 * KIB
+    upstream_head_lines: int = 200
+    max_connections: int = 0  # 0: taken from the descriptor limit at start
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. Each phase has its own clock and its own error code."""
+
+    head_s: float = 10.0
+    keepalive_idle_s: float = 75.0
+    body_s: float = 30.0
+    write_stall_s: float = 60.0
+    pool_wait_s: float = 10.0
+    connect_s: float = 5.0
+    tls_s: float = 5.0
+    upload_s: float = 60.0
+    first_byte_stream_s: float = 60.0
+    first_byte_plain_s: float = 300.0
+    first_byte_per_100k_tokens_s: float = 60.0
+    first_byte_max_s: float = 600.0
+    stream_idle_s: float = 300.0
+
+    def first_byte_s(self, *, body_bytes: int, plain: bool) -> float:
+        """Seconds to wait for the response head; grows with the prompt at four bytes a token."""
+        base = self.first_byte_plain_s if plain else self.first_byte_stream_s
+        grown = base + self.first_byte_per_100k_tokens_s * body_bytes / 400_000
+        return max(base, min(grown, self.first_byte_max_s))

@@ -1,0 +1,130 @@
+"""Requests that this server answers itself, and what every error of its own looks like on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qproxy.core.catalogue import ModelEntry
+    from qproxy.errors import QProxyError
+
+CONTENT_TYPE_JSON = (b"content-type", b"application/json")
+
+
+class Catalogue(Protocol):
+    """The models of all upstreams."""
+
+    async def listing(self) -> Sequence[ModelEntry]:
+        """The merged list. Raises QProxyError where no upstream has ever named one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHealth:
+    """One upstream as `/health` shows it; `state` is that of its credential (`CredentialSource.state`)."""
+
+    name: str
+    kind: str
+    state: str
+
+
+class HealthSource(Protocol):
+    """How this server is."""
+
+    def uptime_s(self) -> float:
+        """Seconds since it began to listen."""
+        ...
+
+    def upstreams(self) -> Sequence[UpstreamHealth]:
+        """The configured upstreams, the default one first."""
+        ...
+
+    def obstacle(self) -> QProxyError | None:
+        """Why new work should go elsewhere, such as `draining` or `no_upstream`; None: it is welcome."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServices:
+    """What local endpoints may ask for."""
+
+    catalogue: Catalogue
+    health: HealthSource
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRequest:
+    """A routed and admitted request. `path`, `tail` and `query` are raw; `tail` belongs to prefix rows."""
+
+    method: bytes
+    path: bytes
+    tail: bytes
+    query: bytes
+    services: LocalServices
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswer:
+    """A whole response.
+
+    The connection adds the length and its own fields, and leaves the body out for HEAD.
+    """
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def json_answer(payload: object, status: int = 200) -> LocalAnswer:
+    """An answer with `payload` as JSON."""
+    return LocalAnswer(status, (CONTENT_TYPE_JSON,), orjson.dumps(payload))
+
+
+def options_answer(allow: bytes) -> LocalAnswer:
+    """The answer to an OPTIONS request that is no CORS preflight (RFC 9110 9.3.7)."""
+    return LocalAnswer(204, ((b"allow", allow),), b"")
+
+
+def error_answer(error: QProxyError, request_id: bytes) -> LocalAnswer:
+    """The answer to a request that failed before any byte of a response went down.
+
+    Whether the connection closes after it is `error.kind.closes`.
+    """
+    return LocalAnswer(error.kind.status, _error_headers(error, request_id), _envelope(error))
+
+
+def foreign_error_answer(status: int, request_id: bytes) -> LocalAnswer:
+    """In place of an upstream's error that is not JSON, such as a gateway's web page; the status stays."""
+    shape = {
+        "message": f"The upstream answered {status} without a JSON body.",
+        "type": "upstream_error",
+        "param": None,
+        "code": "upstream_error",
+    }
+    return LocalAnswer(status, (CONTENT_TYPE_JSON, (b"x-request-id", request_id)), orjson.dumps({"error": shape}))
+
+
+def sse_error_event(error: QProxyError) -> bytes:
+    """The last event of a stream that broke at an event boundary; no `[DONE]` may follow it."""
+    return b"data: " + _envelope(error) + b"\n\n"
+
+
+def _envelope(error: QProxyError) -> bytes:
+    shape = {"message": error.message, "type": error.kind.type, "param": error.param, "code": error.code}
+    return orjson.dumps({"error": shape})
+
+
+def _error_headers(error: QProxyError, request_id: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    headers = [CONTENT_TYPE_JSON, (b"x-request-id", request_id)]
+    if error.kind.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.kind.should_retry else b"false"))
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, error.retry_after_s)))
+    if error.kind.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return (*headers, *error.headers)

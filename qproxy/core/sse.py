@@ -1,0 +1,51 @@
+"""Server-sent events as far as a relay has to know them: was the stream complete when it ended?
+
+No event is parsed while it passes. The watch keeps references to the last pieces and looks at them once, at the end.
+Sources: WHATWG server-sent events; `qwen-wire.md` 6.2 and 6.4; `faults.md` U28, U29.
+"""
+
+from __future__ import annotations
+
+import re
+
+TAIL_BYTES = 8 * 1024
+"""Holds the last content event, the finish event, the usage event and `[DONE]` of the longest streams seen."""
+
+_FRAMING = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}\r\n")
+FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+DONE_EVENT = re.compile(rb"data:\s*\[DONE\]")
+
+
+class TailWatch:
+    """Remembers the end of a stream, in the framing it was sent with."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def see(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > 4 * TAIL_BYTES:  # trimmed seldom, so that a piece costs an append
+            tail = b"".join(self._pieces)[-TAIL_BYTES:]
+            self._pieces = [tail]
+            self._size = len(tail)
+
+    def tail(self) -> bytes:
+        """The last bytes as they were sent, chunk framing included."""
+        return b"".join(self._pieces)[-TAIL_BYTES:]
+
+    def is_complete(self, end_markers: tuple[re.Pattern[bytes], ...]) -> bool:
+        """True where one of the markers stands in the tail; always where there are none to look for."""
+        if not end_markers:
+            return True
+        tail = self.tail()
+        payload = _FRAMING.sub(b"", tail)  # a marker may have been cut by a chunk border
+        return any(marker.search(tail) or marker.search(payload) for marker in end_markers)
+
+    def at_event_boundary(self) -> bool:
+        """True where an event of our own would not be glued to half a line of the upstream's."""
+        tail = _FRAMING.sub(b"", self.tail()).removesuffix(b"\r\n") if self._pieces else b""
+        return not tail or tail.endswith((b"\n\n", b"\r\r", b"\n\r\n"))

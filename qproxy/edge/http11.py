@@ -1,0 +1,346 @@
+"""One HTTP/1.1 connection to an upstream: httpcore's connection interface, heads through h11, bodies through walkers.
+
+The response head is awaited while the request body still goes up; an answer that comes before the upload is complete
+stops the upload and makes the connection unfit for another exchange (RFC 9112 9.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import httpcore
+
+from qproxy.core.exchange import Attempt
+from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker
+from qproxy.core.http1 import HEAD_END, ResponseHead, is_informational, parse_response_head
+from qproxy.core.limits import Limits
+from qproxy.core.splice import Buffer
+from qproxy.core.upstream import BaseUrl
+from qproxy.edge.connect import secure
+from qproxy.edge.pump import Pump, Sink
+from qproxy.edge.streams import Stream, StreamLost, StreamTimeout
+from qproxy.errors import DownstreamError, QProxyError, UpstreamError
+
+if TYPE_CHECKING:
+    from qproxy.edge.pool import Pool
+
+JOINED_BYTES = 16 * 1024  # up to here a copy is cheaper than a second write
+MAX_INFORMATIONAL = 16  # faults.md U17
+
+
+class KnownBody:
+    """A request body that is complete: the pieces as they are to be sent."""
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, pieces: Sequence[Buffer]) -> None:
+        self.pieces = pieces
+        self.size = sum(map(len, pieces))
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield bytes(piece)
+
+
+class LiveBody:
+    """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out."""
+
+    __slots__ = ("chunked", "pump", "source", "walker")
+
+    def __init__(self, source: Stream, walker: Walker, *, chunked: bool) -> None:
+        self.source = source
+        self.walker = walker
+        self.chunked = chunked
+        self.pump: Pump | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        raise NotImplementedError("a live body is pumped, not iterated")
+        yield b""
+
+    def start(self, sink: Sink, notify: Callable[[], None]) -> Pump:
+        ending = LAST_CHUNK if self.chunked else b""
+        self.pump = Pump(self.source, sink, self.walker, ending=lambda: ending, notify=notify)
+        self.source.start_pump(self.pump)
+        return self.pump
+
+    def stop(self) -> None:
+        if self.pump is not None and not self.pump.done:
+            self.source.stop_pump(self.pump)
+
+
+class UpstreamResponse(httpcore.Response):
+    """A response whose body is still at the connection. It must be closed, always; closing never waits."""
+
+    def __init__(self, connection: UpstreamConnection, head: ResponseHead, *, early: bool) -> None:
+        # httpcore's own constructor converts and copies each of these.
+        self.status = head.status
+        self.headers = head.raw
+        self.stream = self
+        self._stream_consumed = False
+        self.extensions = {"http_version": b"HTTP/1.1", "network_stream": connection.wire}
+        self.head = head
+        self.early = early  # it came before the request was complete
+        self._connection = connection
+        self._walker: Walker | None = None
+        self._pump: Pump | None = None
+        self._closed = False
+
+    def open(self, walker: Walker) -> bytes:
+        """Walk what has already come. Raises UpstreamError `upstream_protocol_error`."""
+        self._walker = walker
+        waiting = self._connection.wire.take_all()
+        if not waiting:
+            return b""
+        try:
+            return walker.walk(waiting)
+        except FramingError as exc:
+            raise _broken_body(exc) from exc
+
+    @property
+    def done(self) -> bool:
+        return self._walker is not None and self._walker.done
+
+    def allow_silence(self, idle_s: float) -> None:
+        """For callers that iterate: how long the upstream may be silent."""
+        self._connection.wire.set_clock(idle_s)
+
+    async def relay(
+        self, sink: Sink, *, idle_s: float, tap: Callable[[bytes], None] | None, ending: Callable[[], bytes] | None
+    ) -> int:
+        """Move the rest of an opened body into `sink`; the bytes moved. Raises StreamTimeout, FramingError, StreamLost
+        or what `ending` raises."""
+        assert self._walker is not None
+        stream = self._connection.wire
+        pump = self._pump = Pump(stream, sink, self._walker, tap=tap, ending=ending)
+        stream.set_clock(idle_s)
+        stream.start_pump(pump)
+        await stream.pumped(pump)
+        return pump.moved_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The payload, for callers that know httpcore alone."""
+        walker = bare_walker(self.head.content_length, chunked=self.head.chunked)
+        part = self.open(walker)
+        stream = self._connection.wire
+        while True:
+            if part:
+                yield part
+            if walker.done:
+                return
+            try:
+                if await stream.fill():
+                    part = walker.walk(stream.take_all())
+                else:
+                    part = b""
+                    walker.end_of_input()
+            except FramingError as exc:
+                raise _broken_body(exc) from exc
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back: for another exchange where the body was read to its end, else to be closed."""
+        if self._closed:
+            return
+        self._closed = True
+        walker = self._walker
+        empty = self.head.content_length == 0 if walker is None else walker.done and not walker.rest
+        self._connection.release(reusable=empty and self.head.reusable and not self.early)
+
+
+class UpstreamConnection(httpcore.AsyncConnectionInterface):
+    """One connection of a pool."""
+
+    def __init__(self, base: BaseUrl, pool: Pool, limits: Limits) -> None:
+        self._base = base
+        self._pool = pool
+        self._limits = limits
+        self._stream: Stream | None = None
+        self._busy = False
+        self._exchanges = 0
+        self.expires = math.inf
+
+    @property
+    def wire(self) -> Stream:
+        assert self._stream is not None
+        return self._stream
+
+    async def handle_async_request(self, request: httpcore.Request) -> UpstreamResponse:
+        """Raises httpcore's errors, UpstreamError for a response that breaks HTTP, DownstreamError for a live body
+        that does; httpcore.ConnectionNotAvailable where not a byte was written and another connection may be tried."""
+        timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+        self._busy = True
+        if self._stream is None:
+            await self._connect(timeouts)
+        elif self._stream.is_stale():
+            self.discard()
+            raise httpcore.ConnectionNotAvailable
+        attempt: Attempt | None = request.extensions.get("attempt")
+        if attempt is not None:
+            attempt.sent = True
+            attempt.reused_connection = self._exchanges > 0
+        self._exchanges += 1
+        head = request.extensions.get("head") or _serialise(request)
+        first_byte_s = timeouts.get("read") or math.inf
+        body = request.stream
+        if isinstance(body, LiveBody):
+            raw, early = await self._send_live(head, body, first_byte_s)
+        else:
+            pieces = body.pieces if isinstance(body, KnownBody) else [part async for part in body]  # type: ignore[union-attr]
+            early = not await self._send(head, pieces)
+            self.wire.set_clock(math.inf, first_byte_s)
+            raw = await self._read_head(_nothing)
+        self.wire.stop_clock()
+        return UpstreamResponse(self, parse_response_head(raw, self._limits, method=request.method), early=early)
+
+    async def _connect(self, timeouts: Mapping[str, float | None]) -> None:
+        base = self._base
+        network = self._pool.network
+        timeout = timeouts.get("connect")
+        if base.socket_path is not None:
+            stream = await network.connect_unix_socket(base.socket_path, timeout)
+        else:
+            stream = await network.connect_tcp(base.host, base.port, timeout)
+        assert isinstance(stream, Stream)
+        self._stream = stream
+        stream.limit_stalls(timeouts.get("write") or math.inf)
+        if base.scheme == "https":
+            await secure(stream, self._pool.ssl_context, base.host, timeouts.get("tls", timeout))
+        stream.on_end = self._report_end
+
+    def _report_end(self) -> None:
+        self._pool.forget(self)
+
+    async def _send(self, head: bytes, pieces: Sequence[Buffer]) -> bool:
+        """False where the upstream spoke or left before it had everything."""
+        stream = self.wire
+        if len(pieces) == 1 and len(pieces[0]) <= JOINED_BYTES:
+            stream.put(b"".join((head, pieces[0])))
+            return True
+        stream.put(head)
+        for index, piece in enumerate(pieces):
+            stream.put(piece)
+            while stream.congested and not stream.buffer and not stream.ended:
+                await stream.look_again()
+            if (stream.buffer or stream.ended) and (stream.congested or index + 1 < len(pieces)):
+                return False
+        return True
+
+    async def _send_live(self, head: bytes, body: LiveBody, first_byte_s: float) -> tuple[bytes, bool]:
+        stream = self.wire
+        stream.put(head)
+        pump = body.start(stream, notify=stream.nudge)
+        clock_runs = False
+
+        def check_upload() -> None:
+            nonlocal clock_runs
+            if not pump.done or clock_runs:
+                return
+            if pump.error is not None:
+                raise bad_upload(pump.error)
+            clock_runs = True
+            stream.set_clock(math.inf, first_byte_s)
+
+        try:
+            raw = await self._read_head(check_upload)
+        finally:
+            body.stop()
+        return raw, not pump.done
+
+    async def _read_head(self, look: Callable[[], None]) -> bytes:
+        stream = self.wire
+        for _ in range(MAX_INFORMATIONAL + 1):
+            raw = await self._read_one_head(stream, look)
+            if not is_informational(raw):
+                return raw
+        raise UpstreamError("upstream_protocol_error", "The upstream sent too many interim answers.")
+
+    async def _read_one_head(self, stream: Stream, look: Callable[[], None]) -> bytes:
+        searched = 0
+        while True:
+            buffer = stream.buffer
+            end = buffer.find(HEAD_END, searched)
+            if end >= 0:
+                return stream.take(end + 4)
+            if len(buffer) > self._limits.upstream_head_bytes:
+                raise UpstreamError("upstream_protocol_error", "The upstream sent an oversized response head.")
+            searched = max(0, len(buffer) - 3)
+            look()
+            if stream.ended:
+                if stream.stalled:
+                    raise httpcore.WriteTimeout("the upstream takes nothing")
+                raise StreamLost("the upstream closed before it answered")
+            await stream.look_again()
+
+    def release(self, *, reusable: bool) -> None:
+        self._busy = False
+        stream = self.wire
+        stream.stop_clock()
+        if not reusable or stream.buffer:
+            self.discard()
+        self._pool.give(self)
+
+    def discard(self) -> None:
+        """Close at once. Never waits."""
+        self._busy = False
+        if self._stream is not None:
+            self._stream.abort()
+
+    # --- the rest of httpcore's interface
+
+    async def aclose(self) -> None:
+        self.discard()
+
+    def info(self) -> str:
+        state = "CLOSED" if self.is_closed() else "IDLE" if self.is_idle() else "ACTIVE"
+        return f"HTTP/1.1, {state}, Request Count: {self._exchanges}"
+
+    def can_handle_request(self, origin: httpcore.Origin) -> bool:
+        return origin == self._pool.origin
+
+    def is_available(self) -> bool:
+        return self.is_idle()
+
+    def has_expired(self) -> bool:
+        return self._stream is not None and self.is_idle() and self._stream.is_stale()
+
+    def is_idle(self) -> bool:
+        return not self._busy and not self.is_closed()
+
+    def is_closed(self) -> bool:
+        """Also True for one that never came to be open."""
+        return self._stream is None or self._stream.ended or self._stream.closing
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{self._base.authority}, {self.info()}]>"
+
+
+def bad_upload(cause: Exception) -> QProxyError:
+    """What broke a request body, told to the client that sends it."""
+    if isinstance(cause, QProxyError):
+        return cause
+    if isinstance(cause, StreamTimeout):
+        return DownstreamError("body_timeout", "The request body stopped arriving.")
+    return DownstreamError("bad_chunk", f"The request body is broken: {cause}.")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _broken_body(cause: FramingError) -> UpstreamError:
+    return UpstreamError("upstream_protocol_error", f"The upstream's answer breaks HTTP: {cause}.")
+
+
+def _serialise(request: httpcore.Request) -> bytes:
+    """The head of a request that was made with httpcore's own API, which has checked nothing."""
+    lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.url.target)]
+    for name, value in request.headers:
+        if any(byte in b"\r\n\x00" for byte in name + value):
+            raise httpcore.LocalProtocolError("control character in a header")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(b"\r\n")
+    return b"".join(lines)

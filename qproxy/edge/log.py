@@ -1,0 +1,99 @@
+"""The access line: one a request, written beside the loop, in batches.
+
+An exchange only appends its record to a list. A task takes the list a few times a second and a worker thread formats
+and writes it; what comes faster than the disk takes is dropped and counted, never waited for.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+import anyio
+import anyio.to_thread
+
+from qproxy.core.exchange import ExchangeRecord
+
+FLUSH_S = 0.25
+MAX_WAITING = 50_000
+
+
+class AccessLog:
+    """Writes to `stderr` or appends to a file. A destination that fails is given up; serving goes on."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._waiting: list[ExchangeRecord] = []
+        self._dropped = 0
+        self._failed = False
+
+    def record(self, record: ExchangeRecord) -> None:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(record)
+        else:
+            self._dropped += 1
+
+    async def run(self) -> None:
+        """Until cancelled; what is left is written by `flush`."""
+        while True:
+            await anyio.sleep(FLUSH_S)
+            if self._waiting:
+                await anyio.to_thread.run_sync(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. Blocks."""
+        waiting, self._waiting = self._waiting, []
+        dropped, self._dropped = self._dropped, 0
+        if self._failed or not (waiting or dropped):
+            return
+        text = "".join(map(access_line, waiting))
+        if dropped:
+            text += f"dropped={dropped} access lines\n"
+        try:
+            self._write(text)
+        except (OSError, ValueError):
+            self._failed = True  # closed, full or taken away: serving matters more
+
+    def _write(self, text: str) -> None:
+        if self._target == "stderr":
+            _write_to(sys.stderr, text)
+        else:
+            with io.open(self._target, "a", encoding="utf-8") as file:  # noqa: UP020 - rotated files are followed
+                _write_to(file, text)
+
+
+def _write_to(file: TextIO, text: str) -> None:
+    file.write(text)
+    file.flush()
+
+
+def access_line(record: ExchangeRecord) -> str:
+    """`key=value` pairs; times in milliseconds since the head was read, `-` where a phase was not reached."""
+    return " ".join(_pairs(record)) + "\n"
+
+
+def _pairs(record: ExchangeRecord) -> Iterable[str]:
+    yield f"id={record.request_id}"
+    yield f"peer={record.peer}"
+    yield f"{record.method or '-'} {_quoted(record.path)}"
+    yield f"status={record.status or '-'}"
+    yield f"upstream={record.upstream or '-'}"
+    yield f"model={_quoted(record.model)}"
+    yield f"in={record.request_bytes} out={record.response_bytes}"
+    yield f"body_ms={_since(record, record.received)}"
+    yield f"first_ms={_since(record, record.answered)}"
+    yield f"total_ms={_since(record, record.ended)}"
+    if record.error:
+        yield f"error={record.error} phase={record.phase.name.lower()}"
+
+
+def _since(record: ExchangeRecord, moment: float) -> str:
+    return f"{(moment - record.started) * 1000:.1f}" if moment else "-"
+
+
+def _quoted(text: str) -> str:
+    """Text of the client's, so that it can neither break the line nor pass for another field."""
+    plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text
+    return (text if plain else ascii(text).replace(" ", "\\x20"))[:200] or "-"

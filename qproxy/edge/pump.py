@@ -1,0 +1,112 @@
+"""Moves a body from where it arrives to where it goes, inside the read callback, without a task in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from qproxy.core.framing import FramingError, Walker
+from qproxy.errors import QProxyError
+
+
+class Sink(Protocol):
+    """Where a pump puts what it moves."""
+
+    @property
+    def congested(self) -> bool:
+        """More should not be put until there is room again."""
+        ...
+
+    def put(self, data: bytes, /) -> None: ...
+
+
+class Source(Protocol):
+    """What a pump reads from."""
+
+    def pause_for(self, sink: Sink) -> None:
+        """Read no more until `sink` has room again."""
+        ...
+
+    def give_back(self, data: bytes) -> None:
+        """Take back what came behind the end of the body."""
+        ...
+
+
+class Pump:
+    """Moves one body from a stream's read callback into a sink.
+
+    `tap` sees what leaves. `ending` is asked once, when the walker has seen the whole body, for bytes to put behind it
+    in the same write; it may raise to end the body without them. `notify` is called at the end, good or bad.
+    """
+
+    __slots__ = ("_ending", "_notify", "_source", "_tap", "_walker", "done", "error", "moved_bytes", "sink")
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        walker: Walker,
+        *,
+        tap: Callable[[bytes], None] | None = None,
+        ending: Callable[[], bytes] | None = None,
+        notify: Callable[[], None] | None = None,
+    ) -> None:
+        self._source = source
+        self.sink = sink
+        self._walker = walker
+        self._tap = tap
+        self._ending = ending
+        self._notify = notify
+        self.done = False
+        self.error: Exception | None = None
+        self.moved_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Pass on what one read brought. Never raises: a failure ends the pump and stands in `error`."""
+        try:
+            out = self._walker.walk(data)
+            self._pass_on(out)
+        except (FramingError, QProxyError) as exc:
+            self._end(exc)
+
+    def end_of_input(self) -> None:
+        """The source has ended."""
+        try:
+            self._walker.end_of_input()
+            self._pass_on(b"")
+        except (FramingError, QProxyError) as exc:
+            self._end(exc)
+
+    def fail(self, error: Exception) -> None:
+        """End the body without its end."""
+        if not self.done:
+            self._end(error)
+
+    def _pass_on(self, out: bytes) -> None:
+        if out:
+            self.moved_bytes += len(out)
+            if self._tap is not None:
+                self._tap(out)
+        if self._walker.done:
+            failure: Exception | None = None
+            try:
+                if self._ending is not None:
+                    out += self._ending()
+            except QProxyError as exc:
+                failure = exc
+            if out:
+                self.sink.put(out)
+            self._end(failure)
+        elif out:
+            sink = self.sink
+            sink.put(out)
+            if sink.congested:
+                self._source.pause_for(sink)
+
+    def _end(self, error: Exception | None) -> None:
+        self.error = error
+        self.done = True
+        if self._walker.rest:
+            self._source.give_back(self._walker.rest)
+        if self._notify is not None:
+            self._notify()

@@ -1,0 +1,211 @@
+"""All upstreams: their pools, their credentials, and the translation of what goes wrong there into our errors."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpcore
+
+from qproxy.core.exchange import Attempt
+from qproxy.core.http1 import RequestHead
+from qproxy.core.limits import Limits, Timeouts
+from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
+from qproxy.core.ports import CredentialSource
+from qproxy.core.upstream import BaseUrl, Credential, Upstream
+from qproxy.edge.connect import NameNotFound, NetworkBackend, TlsFailed
+from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
+from qproxy.edge.pool import Pool
+from qproxy.edge.runtime import Runtime
+from qproxy.edge.streams import StreamTimeout
+from qproxy.errors import AccountError, InternalError, QProxyError, UpstreamError
+
+MODEL_LIST_BYTES = 4 * 1024 * 1024
+MODEL_LIST_READ_S = 10.0
+
+OriginKey = tuple[str, str, int, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request on its way up. `wants_identity`: a compressed answer would hide its events."""
+
+    upstream: str
+    path: bytes
+    client: RequestHead
+    body: KnownBody | LiveBody | None
+    wants_identity: bool
+    body_bytes: int  # known or announced size; 0 where it is not known
+
+    def framing(self) -> bytes:
+        """The finished lines of length and encoding."""
+        lines = self._length()
+        if self.wants_identity:
+            return lines + IDENTITY
+        accepted = self.client.accept_encoding
+        return lines + (IDENTITY if accepted is None else b"Accept-Encoding: %b\r\n" % accepted)
+
+    def _length(self) -> bytes:
+        if self.body is None:
+            return b"" if self.client.method in (b"GET", b"HEAD") else content_length(0)
+        if isinstance(self.body, LiveBody):
+            return CHUNKED if self.body.chunked else content_length(self.body_bytes)
+        return content_length(self.body.size)
+
+
+class Upstreams:
+    """The configured upstreams of one server."""
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        credentials: Mapping[str, CredentialSource],
+        runtime: Runtime,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        ssl_context: ssl.SSLContext,
+        user_agent: str,
+    ) -> None:
+        self._upstreams = upstreams
+        self._credentials = credentials
+        self._runtime = runtime
+        self._limits = limits
+        self._timeouts = timeouts
+        self._ssl_context = ssl_context
+        self._user_agent = user_agent.encode()
+        self._network = NetworkBackend(runtime)
+        self._pools: dict[OriginKey, Pool] = {}
+        self._faces: dict[str, UpstreamFace] = {}
+
+    async def send(self, outgoing: Outgoing, attempt: Attempt) -> UpstreamResponse:
+        """The response, its body still to be read; it must be closed. Raises QProxyError."""
+        upstream = self._upstreams[outgoing.upstream]
+        face = self._face(upstream)
+        client = outgoing.client
+        request = _request(client.method, face.base, outgoing.body)
+        request.extensions = {
+            "head": face.head(client.method, outgoing.path, client.query, client, outgoing.framing()),
+            "attempt": attempt,
+            "timeout": self._clocks(outgoing),
+        }
+        try:
+            return await self._pool(upstream, face.base).handle_async_request(request)
+        except _FAILURES as exc:
+            raise _translated(exc) from exc
+
+    async def list_models(self, upstream_name: str) -> bytes:
+        """The body of the upstream's `GET /models`. Raises QProxyError."""
+        client = RequestHead(b"GET", b"/v1/models", b"", http_10=False)
+        attempt = Attempt(upstream_name)
+        outgoing = Outgoing(upstream_name, b"/models", client, None, wants_identity=True, body_bytes=0)
+        response = await self.send(outgoing, attempt)
+        try:
+            body = await self._read_bounded(response)
+        except _FAILURES as exc:
+            raise _translated(exc) from exc
+        finally:
+            response.close()
+        if response.status != 200:
+            raise UpstreamError("upstream_protocol_error", f"The upstream's model list answered {response.status}.")
+        return body
+
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    async def _read_bounded(self, response: UpstreamResponse) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        response.allow_silence(MODEL_LIST_READ_S)
+        async for part in response:
+            size += len(part)
+            if size > MODEL_LIST_BYTES:
+                raise UpstreamError("upstream_protocol_error", "The upstream's model list is too long.")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _face(self, upstream: Upstream) -> UpstreamFace:
+        credential = self._credentials[upstream.name].current()
+        face = self._faces.get(upstream.name)
+        if face is None or face.credential is not credential:
+            face = UpstreamFace(upstream, credential, _base_of(upstream, credential), self._user_agent)
+            self._faces[upstream.name] = face
+        return face
+
+    def _pool(self, upstream: Upstream, base: BaseUrl) -> Pool:
+        key = (upstream.name, base.host, base.port, base.socket_path)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(
+                base,
+                self._runtime,
+                self._network,
+                ssl_context=self._ssl_context,
+                max_connections=upstream.max_connections,
+                keepalive_s=upstream.keepalive_s,
+                limits=self._limits,
+            )
+        return pool
+
+    def _clocks(self, outgoing: Outgoing) -> dict[str, float]:
+        timeouts = self._timeouts
+        first_byte_s = timeouts.first_byte_s(body_bytes=outgoing.body_bytes, plain=not outgoing.wants_identity)
+        return {
+            "pool": timeouts.pool_wait_s,
+            "connect": timeouts.connect_s,
+            "tls": timeouts.tls_s,
+            "write": timeouts.upload_s,
+            "read": first_byte_s,
+        }
+
+
+def _base_of(upstream: Upstream, credential: Credential) -> BaseUrl:
+    base = upstream.base or credential.base
+    if base is None:
+        raise AccountError("credentials_unavailable", "The login does not say where it is valid. Log in again.")
+    return base
+
+
+def _request(method: bytes, base: BaseUrl, body: KnownBody | LiveBody | None) -> httpcore.Request:
+    """A request without the conversions and copies of httpcore's own constructor."""
+    request = httpcore.Request.__new__(httpcore.Request)
+    request.method = method
+    request.url = httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=b"/")
+    request.headers = []
+    request.stream = body if body is not None else KnownBody([b""])
+    return request
+
+
+_FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
+
+
+def _translated(exc: Exception) -> QProxyError:
+    """httpcore's vocabulary in ours; the order goes from the special to the general."""
+    for kind, make in _TRANSLATIONS:
+        if isinstance(exc, kind):
+            return make()
+    return UpstreamError("upstream_closed", "The upstream closed the connection before it answered.")
+
+
+_TRANSLATIONS = (
+    (NameNotFound, lambda: UpstreamError(
+        "upstream_dns_failed", "The upstream's host name cannot be resolved. Check its base URL and the DNS."
+    )),
+    (TlsFailed, lambda: UpstreamError(
+        "upstream_tls_failed", "No trusted TLS connection to the upstream. `qproxy check` says why."
+    )),
+    ((httpcore.ConnectError, httpcore.ConnectTimeout), lambda: UpstreamError(
+        "upstream_connect_failed", "The upstream cannot be reached. Check its base URL, and that it runs."
+    )),
+    (httpcore.PoolTimeout, lambda: InternalError(
+        "overloaded", "Every connection to the upstream is busy. Try again shortly.", retry_after_s=1
+    )),
+    (httpcore.WriteTimeout, lambda: UpstreamError(
+        "upload_timeout", "The upstream stopped taking the request. Try again, or raise timeouts.upload_s."
+    )),
+    (StreamTimeout, lambda: UpstreamError(
+        "first_byte_timeout", "The upstream did not answer in time. If long prompts need more, raise first_byte_*_s."
+    )),
+)  # fmt: skip
