@@ -24,8 +24,10 @@ _PROSE = (
     "Here is what I tried so far:\n\n1. restart the worker\n2. clear the cache\n3. read the log again",
 )
 _CODE = (
-    'def load(path: str) -> dict[str, int]:\n    with open(path, encoding="utf-8") as lines:\n'
-    '        return {key: int(value) for key, value in (line.split("=") for line in lines)}\n',
+    (
+        'def load(path: str) -> dict[str, int]:\n    with open(path, encoding="utf-8") as lines:\n'
+        '        return {key: int(value) for key, value in (line.split("=") for line in lines)}\n'
+    ),
     "for (size_t i = 0; i < count; i++) {\n\tif (!strcmp(names[i], wanted))\n\t\treturn &items[i];\n}\n",
     'const response = await fetch(`${base}/items/${id}`, { headers: { "accept": "application/json" } });\n',
     "SELECT id, name FROM items WHERE price < 10.5 AND name LIKE '%\\\\_old' ORDER BY id DESC;\n",

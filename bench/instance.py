@@ -40,6 +40,11 @@ class Instance:
         return self._server
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended by itself."""
+        return self._server is not None and self._server.exit_status is None
+
+    @property
     def command(self) -> Command:
         """How it is talked to."""
         assert self._command is not None, "not started"

@@ -49,7 +49,12 @@ class Server:
         with self.log.open("wb") as log, pinned(cores):
             try:
                 self._process = subprocess.Popen(
-                    argv, env=dict(env), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    argv,
+                    env=dict(env),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                     start_new_session=True,
                 )
             except OSError as exc:
@@ -85,6 +90,10 @@ class Server:
     def pause(self) -> None:
         """Takes the group off the cores, so that it does not disturb what others measure."""
         self._signal(signal.SIGSTOP)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the process that was started, without its children."""
+        self._process.send_signal(number)
 
     def resume(self) -> None:
         """Undoes `pause`."""

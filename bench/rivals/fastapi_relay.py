@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("apps") / "fastapi_relay.py"
 def command(site: Site) -> Command:
     """On uvicorn with uvloop and httptools."""
     origin = f"http://127.0.0.1:{site.upstream_port}"
-    return Command((str(site.prefix / "venv/bin/python"), str(SCRIPT), str(site.port), origin, UPSTREAM_KEY))
+    return Command((str(site.prefix / ".venv/bin/python"), str(SCRIPT), str(site.port), origin, UPSTREAM_KEY))
 
 
 RIVAL = Rival("fastapi-httpx", "relay of 60 lines, Python", PACKAGES, command)

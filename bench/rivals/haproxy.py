@@ -19,6 +19,7 @@ defaults
   timeout client 300s
   timeout server 300s
   timeout http-keep-alive 75s
+  option http-no-delay
   http-reuse always
 frontend client
   bind 127.0.0.1:{port} backlog 4096

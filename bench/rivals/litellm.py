@@ -27,7 +27,7 @@ def command(site: Site) -> Command:
     )
     configuration = site.write("litellm.yaml", text)
     argv = (
-        str(site.prefix / "venv/bin/litellm"), "--config", str(configuration), "--host", "127.0.0.1",
+        str(site.prefix / ".venv/bin/litellm"), "--config", str(configuration), "--host", "127.0.0.1",
         "--port", str(site.port), "--num_workers", "1", "--telemetry", "False",
     )  # fmt: skip
     return Command(argv, {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}, ready_s=120)

@@ -7,7 +7,8 @@ from bench.rivals.packages import DebianPackages
 
 PACKAGES = DebianPackages("nginx", ("nginx",))
 
-# Unbuffered in both directions, as a proxy for streams has to be; the access log stays on, as it is by default.
+# Unbuffered in both directions, as a proxy for streams has to be, with reads as large as pay (16 KiB, the default, made
+# 4 MB four times slower); the access log stays on, as it is by default.
 CONFIGURATION = """
 daemon off;
 worker_processes 1;
@@ -23,6 +24,7 @@ http {{
   uwsgi_temp_path {folder}/tmp-uwsgi;
   scgi_temp_path {folder}/tmp-scgi;
   client_max_body_size 64m;
+  client_body_buffer_size 1m;
   keepalive_requests 100000000;
   keepalive_timeout 75s;
   upstream model {{

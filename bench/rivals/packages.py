@@ -63,7 +63,10 @@ class DebianPackages:
         """As the program says it."""
         done = subprocess.run(
             [self.find(prefix) or self.program, self.version_flag],
-            capture_output=True, text=True, check=False, env=self.environment(prefix),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment(prefix),
         )
         return (done.stdout + done.stderr).strip().splitlines()[0]
 
@@ -82,8 +85,8 @@ class PythonPackages:
     def install(self, prefix: Path) -> None:
         """With pip."""
         prefix.mkdir(parents=True, exist_ok=True)
-        run_installer([sys.executable, "-m", "venv", "venv"], prefix)
-        run_installer(["venv/bin/pip", "install", "--quiet", *self.requirements], prefix)
+        run_installer([sys.executable, "-m", "venv", ".venv"], prefix)
+        run_installer([".venv/bin/pip", "install", "--quiet", *self.requirements], prefix)
 
     def missing(self, prefix: Path) -> str:
         """Names the command that gets it."""
@@ -96,7 +99,7 @@ class PythonPackages:
 
     def _distributions(self, prefix: Path) -> list[str]:
         name = self.requirements[0].partition("=")[0].partition("[")[0]
-        return [path.name for path in prefix.glob(f"venv/lib/python*/site-packages/{name}-*.dist-info")]
+        return [path.name for path in prefix.glob(f".venv/lib/python*/site-packages/{name}-*.dist-info")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.rivals.base import CLIENT_KEY, ROOT, UPSTREAM_KEY, Command, Rival, Site
 
 NAME = "qproxy"
+RUN_CLI = "from qproxy.cli import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def qproxy(backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[s
     """qproxy on one loop, with one number of workers and further environment variables."""
 
     def command(site: Site) -> Command:
-        argv = (sys.executable, "-m", "qproxy.cli", *serve_argv(site, backend, workers))
+        argv = (sys.executable, "-c", RUN_CLI, *serve_argv(site, backend, workers))
         return Command(argv, serve_env(extra or {}))
 
     return Rival(name, f"{backend}, {workers} worker(s)", ThisRepository(), command, workers)

@@ -13,6 +13,8 @@ from bench.instance import Instance
 BODIES = 16
 BODY_BYTES = 4 * MIB
 SETTLE_S = 0.5
+HOLD_S = 1.5
+CHUNKS = 10_000  # of a held stream: more than it will send
 TIMEOUT_S = 30.0
 
 
@@ -52,9 +54,10 @@ class MemoryUse:
         instance = target.require_instance()
         before = instance.memory().resident_bytes
         held: list[int] = []
-        bench.mock.profile(chunks=10_000, pace=1)
+        bench.mock.profile(chunks=CHUNKS, pace=1)
         options = {
-            "connections": streams, "ramp": bench.effort.start_s, "timeout": TIMEOUT_S, "seconds": 1.5, "chunks": 10_000,
+            "connections": streams, "ramp": bench.effort.start_s, "timeout": TIMEOUT_S, "seconds": HOLD_S,
+            "chunks": CHUNKS,
         }  # fmt: skip
         result = bench.load(
             into, target, "hold", bench.body(KIB, stream=True), options, small=bench.body(KIB),

@@ -8,12 +8,11 @@ import click
 
 from qproxy import __version__
 from qproxy.cli.check import check
-from qproxy.cli.console import print_note
+from qproxy.cli.console import prepare_output, print_note
 from qproxy.cli.demo import demo
 from qproxy.cli.models import models
 from qproxy.cli.serve import serve
 from qproxy.config import ConfigError
-from qproxy.errors import QProxyError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -26,12 +25,13 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command that the process was started with, and exit."""
+    prepare_output()
     sys.exit(_status())
 
 
 def _status() -> int:
     try:
-        returned = commands.main(standalone_mode=False)
+        returned = commands.main(prog_name="qproxy", standalone_mode=False)
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as exc:
@@ -40,9 +40,6 @@ def _status() -> int:
     except ConfigError as exc:
         print_note(f"qproxy: {exc}")
         return 2
-    except QProxyError as exc:
-        print_note(f"qproxy: {exc.message}")
-        return 1
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:  # trio wraps Ctrl-C where tasks were running
             return INTERRUPTED

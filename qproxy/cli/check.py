@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from qproxy.cli.options import load_settings, setting_options
 from qproxy.cli.probe import Finding, probe
 from qproxy.core.models import NO_UPSTREAM
 from qproxy.core.oauth import FREE_TIER_ENDED
+from qproxy.errors import AccountError
 
 if TYPE_CHECKING:
     from qproxy.config import Settings
@@ -53,7 +55,7 @@ def check(as_json: bool, prompt_file: Path | None, **flags: object) -> int:
     Exit status 0 if everything works, else 1.
     """
     settings = load_settings(flags)
-    prompt = prompt_file.read_text(encoding="utf-8") if prompt_file is not None else None
+    prompt = _prompt(prompt_file) if prompt_file is not None else None
     report = app.run(_report, settings, prompt, backend=settings.backend)
     if as_json:
         print_line(_as_json(report))
@@ -63,16 +65,23 @@ def check(as_json: bool, prompt_file: Path | None, **flags: object) -> int:
     return 0 if report.is_good else 1
 
 
+def _prompt(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise click.BadParameter(f"{path.name} must be a readable file in UTF-8", param_hint="--chat") from exc
+
+
 async def _report(settings: Settings, prompt: str | None) -> Report:
     findings = {"": [Finding("settings", "warning", notice) for notice in settings.notices]}
     if settings.default_upstream is None:
         findings[""] += [Finding("upstream", "failed", NO_UPSTREAM), Finding("upstream", "warning", FREE_TIER_ENDED)]
     for name, source in app.credentials_of(settings).items():
         findings[name] = await probe(settings, settings.upstreams[name].upstream, source)
-    report = Report(findings)
-    if prompt is not None and settings.default_upstream is not None and report.is_good:
-        findings[settings.default_upstream] += await compare(settings, settings.default_upstream, prompt)
-    return report
+    if prompt is not None and settings.default_upstream is not None:
+        with contextlib.suppress(AccountError):  # the probe has told it
+            findings[settings.default_upstream] += await compare(settings, settings.default_upstream, prompt)
+    return Report(findings)
 
 
 def _table(name: str, settings: Settings, findings: list[Finding]) -> Table:

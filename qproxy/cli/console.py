@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 200  # nobody cuts a pipe's lines, and a wrapped one is hard to search
 
 
+def prepare_output() -> None:
+    """Once, before anything is opened.
+
+    A standard descriptor that was closed is taken, or the next socket would get its number: libuv aborts when it closes
+    one. A terminal without Unicode shows question marks.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def print_text(text: str) -> None:
     """Write `text` to stdout as it is, at once."""
     _write(sys.stdout, text)

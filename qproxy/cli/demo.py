@@ -17,6 +17,7 @@ from qproxy import app, simulator
 from qproxy.cli.chat import JSON, Headers, chat_body, stream_chat
 from qproxy.cli.console import print_line, print_rich, print_text
 from qproxy.config import Settings, load
+from qproxy.config.options import BACKEND
 from qproxy.core.upstream import BaseUrl
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MODEL = "qwen3-coder-plus"
 PROMPT = "Explain a reverse proxy in one paragraph."
 TOKENS = 60
-TOKENS_PER_S = 40.0
+TOKENS_PER_S = 80.0
 SHORT: Headers = ((b"x-sim-tokens", b"2"), (b"x-sim-pace", b"0"))
 PAIRS = 15  # odd, so that the median is a measured value
 CURL = """curl -N {url}/chat/completions -H 'Content-Type: application/json' \\
@@ -47,7 +48,7 @@ def demo(once: bool, port: int) -> None:
     """Start a simulated Qwen and the proxy on this machine, and chat through them. No key and no network needed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            app.run(_demo, Path(folder), port, once)
+            app.run(_demo, Path(folder), port, once, backend=BACKEND.default)
         except OSError as exc:
             raise click.ClickException(f"cannot listen on 127.0.0.1:{port}: {exc.strerror or exc}") from exc
 

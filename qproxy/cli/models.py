@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from rich.table import Table
 from qproxy import app
 from qproxy.cli.console import print_note, print_rich
 from qproxy.cli.options import load_settings, setting_options
+from qproxy.errors import QProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,16 +23,25 @@ if TYPE_CHECKING:
 
 @click.command()
 @setting_options
-def models(**flags: object) -> None:
+def models(**flags: object) -> int:
     """List the models of every configured upstream, as GET /v1/models does."""
     settings = load_settings(flags)
     for notice in settings.notices:
         print_note(f"qproxy: {notice}")
-    print_rich(_table(app.run(_listing, settings, backend=settings.backend)))
+    listing = app.run(_listing, settings, backend=settings.backend)
+    if isinstance(listing, QProxyError):
+        print_note(f"qproxy: {listing.message}")
+        return 1
+    print_rich(_table(listing))
+    return 0
 
 
-async def _listing(settings: Settings) -> Sequence[ModelEntry]:
-    raise NotImplementedError
+async def _listing(settings: Settings) -> Sequence[ModelEntry] | QProxyError:
+    async with app.running(replace(settings, host="127.0.0.1", port=0, access_log="off")) as proxy:
+        try:
+            return await proxy.app.catalogue.listing()
+        except QProxyError as exc:
+            return exc
 
 
 def _table(entries: Sequence[ModelEntry]) -> Table:

@@ -10,10 +10,12 @@ import click
 import platformdirs
 
 from qproxy.config import Settings, load
-from qproxy.config.options import BASIC, Option
+from qproxy.config.options import BASIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from qproxy.config.options import AnyOption
 
 Command = TypeVar("Command", bound="Callable[..., object]")
 
@@ -30,17 +32,10 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
     return load(flags, os.environ, Path.cwd(), platformdirs.user_config_path("qproxy"))
 
 
-def _decorator(option: Option[object]) -> Callable[[Command], Command]:
-    name, flag = option.name, f"--{option.flag}"
-    if isinstance(option.default, bool):
-        return click.option(flag, name, is_flag=True, default=None, help=option.help)
-    return click.option(flag, name, multiple=isinstance(option.default, tuple), metavar=_metavar(option), help=_help(option))
-
-
-def _metavar(option: Option[object]) -> str:
-    return option.flag.rpartition("-")[2].upper()
-
-
-def _help(option: Option[object]) -> str:
-    default = option.default
-    return f"{option.help} [default: {default}]" if isinstance(default, str | int) and default != "" else option.help
+def _decorator(option: AnyOption) -> Callable[[Command], Command]:
+    flag, default = f"--{option.flag}", option.default
+    if isinstance(default, bool):
+        return click.option(flag, option.name, is_flag=True, default=None, help=option.help)
+    help_text = f"{option.help} [default: {default}]" if isinstance(default, str | int) and default else option.help
+    metavar = option.flag.rpartition("-")[2].upper()
+    return click.option(flag, option.name, multiple=isinstance(default, tuple), metavar=metavar, help=help_text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, TypeAlias
 
 from qproxy.config import values
 from qproxy.config.values import Secret, T, ValueType
@@ -38,6 +38,11 @@ class Option(Generic[T]):
     def variable(self) -> str:
         """The environment variable: named after the flag, which is singular where it may be repeated."""
         return PREFIX + (self.flag or self.name).replace("-", "_").upper()
+
+
+AnyOption: TypeAlias = (
+    Option[str] | Option[int] | Option[bool] | Option[Secret] | Option[tuple[str, ...]] | Option[tuple[Secret, ...]]
+)
 
 
 def _backend(value: str) -> str:
@@ -170,10 +175,7 @@ OAUTH_ALLOWED_HOSTS: Option[tuple[str, ...]] = Option(
     flag="oauth-allowed-host",
 )
 
-BASIC: tuple[
-    Option[str] | Option[int] | Option[bool] | Option[Secret] | Option[tuple[str, ...]] | Option[tuple[Secret, ...]],
-    ...,
-] = (
+BASIC: tuple[AnyOption, ...] = (
     CONFIG,
     HOST,
     PORT,

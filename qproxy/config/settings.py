@@ -97,7 +97,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, con
         timeouts=Timeouts(**{option.name: sources.get(option) for option in options.TIMEOUTS}),
         notices=_notices(sources, upstreams),
     )
-    _refuse_open_bind(settings)
+    _refuse_open_bind(settings, sources)
     return settings
 
 
@@ -148,10 +148,12 @@ def _notices(sources: Sources, upstreams: Mapping[str, UpstreamSettings]) -> tup
     return tuple(notices)
 
 
-def _refuse_open_bind(settings: Settings) -> None:
+def _refuse_open_bind(settings: Settings, sources: Sources) -> None:
     if settings.api_keys or settings.allow_open or settings.unix_socket or is_loopback_host(settings.host):
         return
+    given = sources.find(options.HOST)
+    label = given.label if given is not None else options.HOST.name
     raise ConfigError(
-        f"host = {settings.host!r}: must be a loopback address or a unix socket while no client key is set; "
+        f"{label} = {settings.host!r}: must be a loopback address or a unix socket while no client key is set; "
         "set api_keys (--api-key), or allow_open (--allow-open) to serve everybody"
     )

@@ -11,7 +11,7 @@ import re
 TAIL_BYTES = 8 * 1024
 """Holds the last content event, the finish event, the usage event and `[DONE]` of the longest streams seen."""
 
-_FRAMING = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}\r\n")
+_FRAMING = re.compile(rb"(?:\A|\r\n)[0-9A-Fa-f]{1,16}\r\n")
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 DONE_EVENT = re.compile(rb"data:\s*\[DONE\]")
 

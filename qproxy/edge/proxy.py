@@ -143,11 +143,13 @@ async def _deliver(
     if tail is not None:
         tail.see(opening)
     exchange.commit(response.status, services.runtime.now())
+    begun = response_head(response.head, framing=framing, own=_own_lines(connection, response.head)) + opening
+    exchange.response_bytes = len(opening)
     try:
-        closing = ending() if response.done else b""
-        lines = response_head(response.head, framing=framing, own=_own_lines(connection, response.head))
-        connection.stream.put(b"%b%b%b" % (lines, opening, closing))
-        exchange.response_bytes = len(opening)
+        try:
+            begun += ending() if response.done else b""
+        finally:
+            connection.stream.put(begun)
         if not response.done:
             idle_s = services.timeouts.stream_idle_s
             tap = tail.see if tail is not None else None

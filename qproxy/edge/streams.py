@@ -290,7 +290,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     def end_writing(self) -> None:
         """Half-close: the peer sees the end, and may still speak."""
         if not self._closing and self._transport is not None:
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:
+                pass  # the peer was faster, and asyncio shuts the socket down at once
 
     def close(self) -> None:
         """Close when what was queued is sent, or when the peer stalls."""

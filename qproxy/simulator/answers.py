@@ -46,7 +46,7 @@ def json_reply(content: Mapping[str, object], status: int = 200) -> Reply:
 
 
 class Shape(enum.Enum):
-    """How an error body is laid out (qwen-wire 6.5, 7.1)."""
+    """How an error body is laid out."""
 
     OPENAI = "openai"
     FLAT = "flat"

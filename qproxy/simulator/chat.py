@@ -1,4 +1,4 @@
-"""`POST /chat/completions` (qwen-wire 6.1, 6.2): one turn as JSON or as a stream of chunks."""
+"""`POST /chat/completions`: one turn as JSON or as a stream of chunks."""
 
 from __future__ import annotations
 

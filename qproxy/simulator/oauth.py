@@ -1,4 +1,4 @@
-"""The login side of chat.qwen.ai: device flow with PKCE, single-use refresh tokens (qwen-wire 1).
+"""The login side of chat.qwen.ai: device flow with PKCE, single-use refresh tokens.
 
 `POST /api/v1/oauth2/device/code`, `POST /api/v1/oauth2/token`, `GET /authorize?user_code=...`. Faults of these paths
 come from the scenario table: `Simulator.fail_next("oauth-slow-down", path="/oauth2/token")`.

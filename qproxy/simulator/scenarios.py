@@ -95,7 +95,7 @@ def _without_finish(events: Iterable[bytes], _: Place) -> Iterator[bytes]:
 
 
 def _error_finish(events: Iterable[bytes], place: Place) -> Iterator[bytes]:
-    """The failure's text as content of a chunk whose finish_reason is `error_finish` (qwen-wire 6.4)."""
+    """The failure's text as content of a chunk whose finish_reason is `error_finish`."""
     text = rb"{\"code\":429,\"message\":\"Requests rate limit exceeded\",\"status\":\"HTTP_STATUS/429\"}"
     tail = b""
     for event in islice(events, place.after):
@@ -106,7 +106,7 @@ def _error_finish(events: Iterable[bytes], place: Place) -> Iterator[bytes]:
 
 
 def _loose(events: Iterable[bytes], _: Place) -> Iterator[bytes]:
-    """Comments, CRLF, no space after the colon, surplus empty lines: all legal, all seen (qwen-wire 6.2)."""
+    """Comments, CRLF, no space after the colon, surplus empty lines: all legal, all seen."""
     yield b": keep-alive\n\n"
     for number, event in enumerate(events):
         if number % 3 == 0:

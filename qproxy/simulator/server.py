@@ -233,7 +233,8 @@ async def running(
 
 
 def _url_of(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
-    if listener.family == socket.AF_UNIX:
-        return f"http+unix://{listener.getsockname()}"
-    host, port = listener.getsockname()[:2]
+    address = listener.getsockname()
+    if isinstance(address, str):
+        return f"http+unix://{address}"
+    host, port = address[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

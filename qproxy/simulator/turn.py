@@ -87,7 +87,7 @@ def _limit(body: JsonObject, default: int) -> int:
 
 
 def thinks(body: JsonObject) -> bool:
-    """Whether reasoning comes before the answer (qwen-wire 5.2)."""
+    """Whether reasoning comes before the answer."""
     asked = body.get("enable_thinking", as_object(body.get("chat_template_kwargs")).get("enable_thinking"))
     return asked is True or as_text(body.get("model")).endswith("-thinking")
 

@@ -193,6 +193,6 @@ async def accept_forever(
                 await anyio.sleep(_DESCRIPTORS_OUT_PAUSE_S)
                 break
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tasks.start_soon(serve, Wire(sock))

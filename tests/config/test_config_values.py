@@ -103,7 +103,7 @@ def test_allowed_hosts_look_like_a_host_field(place: Place, given_host: str, hos
 def test_an_open_proxy_is_refused_on_a_public_address(place: Place, host: str) -> None:
     place.flags["host"] = host
     message = place.refused()
-    assert message.startswith(f"host = '{host}'")
+    assert message.startswith(f"--host = '{host}'")
     assert "--api-key" in message
     assert "--allow-open" in message
     place.flags["allow_open"] = True

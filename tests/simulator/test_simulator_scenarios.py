@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import httpcore
 import orjson
 import pytest
 
+import qproxy.simulator
 from qproxy.simulator import SCENARIOS, Options, Simulator, running
 from qproxy.simulator.answers import Refusal, Reply, Shape
 from qproxy.simulator.scenarios import Hold
@@ -68,6 +70,32 @@ async def test_early_answers_come_before_the_body_and_end_the_connection(name: s
         assert simulator.counters.requests == 0
     assert got.startswith(f"HTTP/1.1 {name[-3:]} ".encode())
     assert b"connection: close\r\n" in got
+
+
+def test_every_scenario_is_documented() -> None:
+    documented = set(re.findall(r"`([a-z0-9-]+)`", qproxy.simulator.__doc__ or ""))
+    assert set(SCENARIOS) <= documented
+
+
+async def test_an_unknown_scenario_in_the_header_is_said() -> None:
+    async with running() as simulator, http_client(simulator.base_url) as client:
+        answer = await client.post(CHAT, ask("x", model="qwen"), x_sim_scenario="nope")
+    assert (answer.status, "nope" in answer.json()["error"]["message"]) == (400, True)
+
+
+async def test_the_place_of_a_fault_can_be_chosen() -> None:
+    async with running() as simulator, http_client(simulator.base_url) as client:
+        answer = await client.post(CHAT, ask("error-in-stream"), x_sim_fault_after="7")
+    assert ["error" in event for event in answer.events()] == [False] * 7 + [True]
+
+
+async def test_an_early_head_does_not_wait_for_the_prefill() -> None:
+    request = raw_post("/v1/chat/completions", orjson.dumps(ask("early-head")))
+    async with running(Options(prefill_s_per_mb=1e9)) as simulator:
+        async with await anyio.connect_tcp("127.0.0.1", port_of(simulator.url)) as stream:
+            await stream.send(request)
+            assert (await stream.receive()).endswith(b"\r\n\r\n")
+        await simulator.aborted()
 
 
 async def test_an_unknown_scenario_is_an_unknown_model() -> None:

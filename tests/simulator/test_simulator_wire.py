@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from qproxy.simulator import Options, running
 from qproxy.simulator.request import BadRequest, Head, parse_head, read_body
+from qproxy.simulator.speed import LOADS, Load, run
 from qproxy.simulator.wire import PeerLeft, Wire
 from tests.support.http_client import http_client, port_of, raw_post
 
@@ -190,3 +191,11 @@ def test_the_command_says_where_it_listens_and_ends_by_signal(backend: str) -> N
         assert anyio.run(ask) == (200, 401)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CPU time comes from /proc")
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
+def test_the_speed_command_measures(load: Load) -> None:
+    line = run(load, "asyncio", 0.05)
+    assert line.startswith(f"asyncio  {load.name}")
+    assert line.endswith("us of CPU each")

@@ -43,9 +43,7 @@ def build_app(origin: str, key: str) -> FastAPI:
         )
         answer = await client.send(outgoing, stream=True)
         kept = {name: value for name, value in answer.headers.items() if name not in HOP_BY_HOP}
-        return StreamingResponse(
-            answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(answer.aclose)
-        )
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(answer.aclose))
 
     app.add_api_route("/{path:path}", relay, methods=METHODS, response_model=None)
     return app

@@ -1,0 +1,64 @@
+"""The table of figures: what the scenarios measure, how it reads, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher"]
+CALM = 0.1
+TAIL = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row. `ranked` rows are those in which qproxy has to be ahead of every other gateway.
+
+    `tolerance` is by what share two calm runs may differ beyond the spread of their rounds.
+    """
+
+    scenario: str
+    key: str
+    title: str
+    better: Better
+    digits: int = 2
+    ranked: bool = False
+    tolerance: float = CALM
+
+    @property
+    def name(self) -> str:
+        """Unique over all scenarios; the name in files of ratios."""
+        return f"{self.scenario} {self.key}"
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("T1", "requests_per_s@64", "requests/s, 64 connections", "higher", 0, ranked=True),
+    Figure("T1", "cpu_us@64", "CPU per request, 64 connections, µs", "lower", 1, ranked=True),
+    Figure("T1", "cpu_us@1", "CPU per request, 1 connection, µs", "lower", 1),
+    Figure("T1", "cpu_us@1000", "CPU per request, 1,000 connections, µs", "lower", 1),
+    Figure("T1", "p99_ms@64", "p99 at 64 connections, ms", "lower", tolerance=TAIL),
+    Figure("T2", "added_ms@1KB", "added p50 at 1 KB, ms", "lower", 3, ranked=True),
+    Figure("T2", "added_ms@100KB", "added p50 at 100 KB, ms", "lower", 3),
+    Figure("T2", "added_ms@600KB", "added p50 at 600 KB, ms", "lower", 3, ranked=True),
+    Figure("T2", "added_ms@600KB-model-first", "… with model before messages, ms", "lower", 3),
+    Figure("T2", "added_ms@4MB", "added p50 at 4 MB, ms", "lower", 3, ranked=True),
+    Figure("T3", "cpu_us_per_chunk", "CPU per chunk, µs", "lower", ranked=True),
+    Figure("T3", "chunks_per_s", "chunks/s", "higher", 0),
+    Figure("T4", "cpu_us_per_chunk", "CPU per chunk, µs", "lower", 1, ranked=True),
+    Figure("T4", "added_first_p50_ms", "added first token p50, ms", "lower", ranked=True),
+    Figure("T4", "added_first_p99_ms", "added first token p99, ms", "lower", ranked=True, tolerance=TAIL),
+    Figure("T4", "gap_p99_ms", "gap between events p99 (20 ms sent), ms", "lower", tolerance=TAIL),
+    Figure("T5", "idle_mb", "idle, MB", "lower", 0, ranked=True),
+    Figure("T5", "per_idle_connection_kib@5000", "per idle connection of 5,000, KiB", "lower", 1),
+    Figure("T5", "per_stream_kib@500", "per open stream of 500, KiB", "lower", 1),
+    Figure("T5", "per_stream_kib@3000", "per open stream of 3,000, KiB", "lower", 1),
+    Figure("T5", "peak_growth_of_bodies", "peak with 16 x 4 MB, x bodies", "lower"),
+    Figure("T6", "added_ms@0", "one more request, none held, ms", "lower", 3),
+    Figure("T6", "added_ms@200", "… 200 held, ms", "lower", 3),
+    Figure("T6", "added_ms@1000", "… 1,000 held, ms", "lower", 3),
+    Figure("T6", "added_ms@3000", "… 3,000 held, ms", "lower", 3),
+    Figure("T7", "cpu_us", "CPU per exchange, µs", "lower", 0),
+    Figure("T7", "quiet_after_ms", "upstream quiet after, ms", "lower", 0, tolerance=TAIL),
+    Figure("T7", "added_ms_after", "one request afterwards, ms", "lower", 3),
+)
+BY_NAME: dict[str, Figure] = {figure.name: figure for figure in FIGURES}

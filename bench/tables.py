@@ -1,0 +1,96 @@
+"""The text that a run and a comparison print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.compare import Comparison
+from bench.figures import FIGURES, Figure
+from bench.goals import Verdict
+from bench.ratios import Ratio
+from bench.results import Run, Summary
+
+FOREIGN_NOTE = 0.1
+COLUMN_WIDTH = 15
+FIRST_COLUMN_WIDTH = 46
+
+
+def console_for(columns: int) -> Console:
+    """As wide as the table needs where nothing says how wide the terminal is."""
+    console = Console(highlight=False)
+    wanted = FIRST_COLUMN_WIDTH + columns * COLUMN_WIDTH
+    return console if console.is_terminal else Console(width=max(console.width, wanted), highlight=False)
+
+
+def figures_table(run: Run) -> Table:
+    """Rows are figures, columns are subjects: median and how far the rounds lay from it."""
+    subjects = run.measured()
+    table = Table(title=f"medians of the rounds ({run.effort})")
+    table.add_column("")
+    for name in subjects:
+        table.add_column(name, justify="right")
+    scenario = ""
+    for figure in FIGURES:
+        cells = [_cell(figure, run.summary(name, figure.scenario, figure.key)) for name in subjects]
+        if not any(cells):
+            continue
+        if figure.scenario != scenario:
+            table.add_section()
+        scenario = figure.scenario
+        table.add_row(f"{scenario} {figure.title}", *(cell or "-" for cell in cells))
+    return table
+
+
+def _cell(figure: Figure, summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    spread = summary.spread / abs(summary.median) if summary.median else 0.0
+    return f"{summary.median:,.{figure.digits}f} ±{spread:.0%}"
+
+
+def goals_table(verdicts: list[Verdict]) -> Table:
+    """must, aim, got, ok."""
+    table = Table(title="goals")
+    for name in ("goal", "must", "aim", "got", "ok"):
+        table.add_column(name)
+    for verdict in verdicts:
+        state = "-" if verdict.ok is None else "aim" if verdict.reached_aim else "ok" if verdict.ok else "NO"
+        table.add_row(verdict.title, verdict.must, verdict.aim, verdict.got, state)
+    return table
+
+
+def notes(run: Run) -> list[str]:
+    """What a reader has to know beside the figures: what did not run, what went wrong, who else used the machine."""
+    lines = [f"{subject.name}: not measured: {subject.problem}" for subject in run.subjects if subject.problem]
+    faults: dict[str, int] = {}
+    for sample in run.samples:
+        for fault in sample.faults:
+            line = f"{sample.subject}, {sample.scenario}: {fault}"
+            faults[line] = faults.get(line, 0) + 1
+    lines += [line if count == 1 else f"{line} ({count} times)" for line, count in faults.items()]
+    busy = [sample for sample in run.samples if sample.foreign_share > FOREIGN_NOTE]
+    if busy:
+        worst = max(busy, key=lambda sample: sample.foreign_share)
+        lines.append(
+            f"foreign load was high in {len(busy)} of {len(run.samples)} measurements "
+            f"(up to {worst.foreign_share:.0%} of the cores, {worst.subject} {worst.scenario}): repeat when calm"
+        )
+    return lines
+
+
+def comparison_table(rows: list[Comparison]) -> Table:
+    """Every ratio that changed, and how many did not."""
+    same = sum(row.change == "same" for row in rows)
+    table = Table(title=f"ratios that changed ({same} did not)")
+    for name in ("ratio", "better", "before", "after", "noise", "change"):
+        table.add_column(name)
+    for row in rows:
+        if row.change != "same":
+            better = row.after.better if row.after else row.before.better if row.before else ""
+            table.add_row(row.name, better, _ratio(row.before), _ratio(row.after), f"{row.noise:.2f}", row.change)
+    return table
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return "-" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

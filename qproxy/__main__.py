@@ -1,0 +1,5 @@
+"""`python -m qproxy`."""
+
+from qproxy.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""A proxy in front of an upstream that answers each request with the bytes that the test hands over.
+
+async with playing() as player, raw_client(player.url) as client:
+    answer = await player.exchange(client, post("/v1/completions", b"{}"), [head, body])
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qproxy import app
+from tests.support.live import settings_for
+from tests.support.raw_client import Answer, RawClient
+from tests.support.scripted_upstream import Connection, ScriptedUpstream, expect_request, scripted_upstream, send
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+
+@dataclass
+class Player:
+    """`url` is the proxy's. `pieces` is the next answer, each piece with a write of its own."""
+
+    url: str = ""
+    upstream: ScriptedUpstream | None = None
+    pieces: Sequence[bytes] = ()
+    closes: bool = False
+    _expect: object = field(default_factory=expect_request)
+
+    async def exchange(
+        self, client: RawClient, request: bytes, pieces: Sequence[bytes], *, closes: bool = False
+    ) -> Answer:
+        """Sends the request, has the upstream answer with the pieces, after which it `closes` or stays."""
+        self.pieces, self.closes = pieces, closes
+        return await client.ask(request)
+
+    async def play(self, connection: Connection) -> None:
+        """The script of every connection."""
+        expect = expect_request()
+        while not connection.wire.closed:
+            await expect(connection)
+            await send(*self.pieces)(connection)
+            if self.closes:
+                connection.wire.close()
+
+
+@asynccontextmanager
+async def playing(**flags: object) -> AsyncIterator[Player]:
+    """A player inside the block; `flags` are settings of the proxy."""
+    player = Player()
+    async with scripted_upstream([player.play]) as upstream:
+        async with app.running(settings_for(f"{upstream.url}/v1", **flags)) as proxy:
+            player.url = proxy.url
+            player.upstream = upstream
+            yield player
