@@ -14,6 +14,7 @@ TAIL = 0.5
 class Figure:
     """One row. `ranked` rows are those in which qproxy has to be ahead of every other gateway.
 
+    Rows that are not `judged` say something about the run, not about the proxy: they make no ratio.
     `tolerance` is by what share two calm runs may differ beyond the spread of their rounds.
     """
 
@@ -24,6 +25,7 @@ class Figure:
     digits: int = 2
     ranked: bool = False
     tolerance: float = CALM
+    judged: bool = True
 
     @property
     def name(self) -> str:
@@ -37,6 +39,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("T1", "cpu_us@1", "CPU per request, 1 connection, µs", "lower", 1),
     Figure("T1", "cpu_us@1000", "CPU per request, 1,000 connections, µs", "lower", 1),
     Figure("T1", "p99_ms@64", "p99 at 64 connections, ms", "lower", tolerance=TAIL),
+    Figure("T1", "tools_share@64", "share of the load core, 64 connections", "lower", judged=False),
     Figure("T2", "added_ms@1KB", "added p50 at 1 KB, ms", "lower", 3, ranked=True),
     Figure("T2", "added_ms@100KB", "added p50 at 100 KB, ms", "lower", 3),
     Figure("T2", "added_ms@600KB", "added p50 at 600 KB, ms", "lower", 3, ranked=True),
@@ -44,6 +47,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("T2", "added_ms@4MB", "added p50 at 4 MB, ms", "lower", 3, ranked=True),
     Figure("T3", "cpu_us_per_chunk", "CPU per chunk, µs", "lower", ranked=True),
     Figure("T3", "chunks_per_s", "chunks/s", "higher", 0),
+    Figure("T3", "tools_share", "share of the load core", "lower", judged=False),
     Figure("T4", "cpu_us_per_chunk", "CPU per chunk, µs", "lower", 1, ranked=True),
     Figure("T4", "added_first_p50_ms", "added first token p50, ms", "lower", ranked=True),
     Figure("T4", "added_first_p99_ms", "added first token p99, ms", "lower", ranked=True, tolerance=TAIL),

@@ -61,7 +61,6 @@ OWN_RATIOS: tuple[OwnRatio, ...] = (
 )
 TOOL_RATIOS: tuple[OwnRatio, ...] = (
     OwnRatio("T1 tools / qproxy", "higher", (DIRECT, "T1", "requests_per_s@64"), (QPROXY, "T1", "requests_per_s@64")),
-    OwnRatio("T3 tools / qproxy", "higher", (DIRECT, "T3", "chunks_per_s"), (QPROXY, "T3", "chunks_per_s")),
 )
 
 
@@ -75,7 +74,7 @@ def ratios_of(run: Run) -> dict[str, Ratio]:
     found: dict[str, Ratio] = {}
     rivals = [name for name in run.measured() if name != DIRECT and not name.startswith(QPROXY + "@")]
     for rival in (name for name in rivals if name != QPROXY):
-        for figure in FIGURES:
+        for figure in (figure for figure in FIGURES if figure.judged):
             summary = run.quotient((QPROXY, figure.scenario, figure.key), (rival, figure.scenario, figure.key))
             if summary is not None and summary.median > 0:
                 found[against(figure.name, rival)] = _ratio(figure.better, summary, figure.tolerance)

@@ -133,7 +133,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     address cannot be bound."""
     sockets = await bind(settings.host, settings.port)
     with closing_all(sockets):
-        async with anyio.create_task_group() as tasks:
+        async with _background() as tasks:
             app = App(settings, current_runtime(tasks))
             listener = Listener(sockets, app.handle, max_connections(settings))
             tasks.start_soon(listener.serve)
@@ -145,6 +145,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 with anyio.CancelScope(shield=True):
                     await app.upstreams.aclose()
                 app.access_log.flush()
+
+
+@contextlib.asynccontextmanager
+async def _background() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """Tasks that end with the block. What the block itself raises comes out bare, not wrapped in a group."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -160,7 +173,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 @contextlib.asynccontextmanager
 async def direct_client(settings: Settings, base: BaseUrl) -> AsyncIterator[httpcore.AsyncConnectionPool]:
     """An HTTP client to one upstream, with the proxy's own connections: for checks and comparisons."""
-    async with anyio.create_task_group() as tasks:
+    async with _background() as tasks:
         runtime = current_runtime(tasks)
         pool = Pool(
             base,
@@ -175,7 +188,6 @@ async def direct_client(settings: Settings, base: BaseUrl) -> AsyncIterator[http
             yield pool
         finally:
             await pool.aclose()
-            tasks.cancel_scope.cancel()
 
 
 def credentials_of(settings: Settings) -> dict[str, CredentialSource]:

@@ -61,7 +61,7 @@ class Exchange:
     """The facts of one request while it runs. Commits at most once, settles exactly once."""
 
     __slots__ = (
-        "answered", "attempt", "endpoint", "error", "method", "model", "path", "peer", "phase", "received",
+        "answered", "attempt", "endpoint", "error", "failed_in", "method", "model", "path", "peer", "phase", "received",
         "request_bytes", "request_id", "response_bytes", "started", "status", "upstream",
     )  # fmt: skip
 
@@ -76,6 +76,7 @@ class Exchange:
         self.model: str | None = None
         self.status = 0
         self.error = ""
+        self.failed_in: Phase | None = None
         self.phase = Phase.HEAD
         self.attempt: Attempt | None = None
         self.request_bytes = 0
@@ -94,13 +95,19 @@ class Exchange:
         self.status = status
         self.answered = now
 
+    def fail(self, code: str) -> None:
+        """It went wrong here; the first failure counts."""
+        if self.failed_in is None:
+            self.error = code
+            self.failed_in = self.phase
+
     @property
     def committed(self) -> bool:
         return self.phase >= Phase.RELAYING
 
     def settle(self, now: float) -> ExchangeRecord:
         """The record; the exchange is over."""
-        reached = self.phase
+        reached = self.phase if self.failed_in is None else self.failed_in
         self.enter(Phase.SETTLED)
         return ExchangeRecord(
             request_id=self.request_id.decode("latin-1"),

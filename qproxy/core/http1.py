@@ -27,6 +27,10 @@ _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
+_INTERIM_LINE = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9][ \r]")
+# The first byte of a request line; CR too, since an empty line may come before it (RFC 9112 2.2).
+_FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r")
+_LINE_FRAME_BYTES = 48  # what a request line may have beside its target
 # Everything but the control characters: HTAB, SP, VCHAR, obs-text, and the CR LF that are counted apart.
 _ALLOWED = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x7F), *range(0x80, 0x100)])
 
@@ -82,10 +86,26 @@ class RequestHead:
         return self.content_length != 0
 
 
+def check_begun_head(begun: bytes, limits: Limits) -> None:
+    """Refuse a head that no further byte can mend, so that the answer is the same however its bytes are split."""
+    _check_size(begun, limits)
+    if begun.count(b"\n") != begun.count(b"\r\n"):
+        raise _bad_header("Lines of a head must end with CR LF.")
+
+
+def _check_size(begun: bytes, limits: Limits) -> None:
+    if begun and begun[0] not in _FIRST_BYTES:
+        raise DownstreamError("bad_request_line", "This port speaks plain HTTP/1.1.")
+    line_bytes = limits.target_bytes + _LINE_FRAME_BYTES
+    if len(begun) > line_bytes and begun.find(b"\n", 0, line_bytes + 1) < 0:
+        raise target_too_long(limits)
+    if len(begun) > limits.head_bytes or begun.count(b"\n") - 2 > limits.head_lines:
+        raise headers_too_large(limits)
+
+
 def parse_request_head(raw: bytes, limits: Limits) -> RequestHead:
     """`raw` ends with the empty line. Raises DownstreamError; every code it uses closes the connection."""
-    if len(raw) > limits.head_bytes or raw.count(b"\n") - 2 > limits.head_lines:
-        raise headers_too_large(limits)
+    _check_size(raw, limits)
     lowered = _check_bytes(raw, _bad_header)
     head = _request_line(raw, limits)
     _check_request_framing(lowered, head)
@@ -137,10 +157,7 @@ def _check_bytes(raw: bytes, refuse: Callable[[str], QProxyError]) -> bytes:
 
 
 def _request_line(raw: bytes, limits: Limits) -> RequestHead:
-    line_end = raw.find(b"\r\n")
-    if line_end > limits.target_bytes + 48:
-        raise target_too_long(limits)
-    match = _REQUEST_LINE.fullmatch(raw, 0, line_end)
+    match = _REQUEST_LINE.fullmatch(raw, 0, raw.find(b"\r\n"))
     if match is None:
         raise DownstreamError("bad_request_line", "The first line must be 'METHOD /path HTTP/1.1'.")
     method, target, major, minor = match.groups()
@@ -293,7 +310,7 @@ class ResponseHead:
 
 def is_informational(raw: bytes) -> bool:
     """True for 1xx heads other than 101 (which is an answer to an upgrade that was never asked for)."""
-    return raw.startswith((b"HTTP/1.1 1", b"HTTP/1.0 1")) and raw[9:12] != b"101"
+    return _INTERIM_LINE.match(raw) is not None
 
 
 def parse_response_head(raw: bytes, limits: Limits, *, method: bytes) -> ResponseHead:

@@ -95,18 +95,18 @@ class Connection:
             await serve_exchange(self, head, exchange, services)
         except QProxyError as exc:
             assert exchange is not None
-            exchange.error = exc.code
+            exchange.fail(exc.code)
             self._refuse(exc, exchange)
         except Exception:  # noqa: BLE001
             # The crash barrier: a defect costs one exchange. The traceback is logged without values.
             log.error("internal error\n%s", traceback.format_exc())  # noqa: TRY400
             self._keep_alive = False
             if exchange is not None:
-                exchange.error = "internal_error"
+                exchange.fail("internal_error")
                 self._refuse(InternalError("internal_error", "Internal error; the log says more."), exchange)
         except anyio.get_cancelled_exc_class():
             if exchange is not None:
-                exchange.error = "client_closed"
+                exchange.fail("client_closed")
             raise
         finally:
             if exchange is not None:

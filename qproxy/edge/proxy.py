@@ -31,6 +31,7 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         connection.answer(services.gate.preflight(head), exchange)
         return
     if head.method == b"OPTIONS":
+        services.gate.check(head, needs_key=False)
         connection.answer(options_answer(services.routes.allow(head.path)), exchange)
         return
     route = services.routes.match(head.method, head.path)
@@ -83,7 +84,7 @@ async def _prepare(
         body = LiveBody(connection.stream, walker, chunked=head.content_length is None)
     exchange.request_bytes = size = head.content_length or 0
     path = endpoint.upstream_path(route.tail)
-    return Outgoing(choice.upstream, path, head, body, wants_identity=False, body_bytes=size)
+    return Outgoing(choice.upstream, path, head, body, wants_identity=False, is_plain=True, body_bytes=size)
 
 
 async def _prepare_json(
@@ -99,8 +100,15 @@ async def _prepare_json(
     edits = _edits(choice, facts, include_usage=services.include_usage)
     body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
     exchange.request_bytes = body.size
-    wants_identity = facts.stream is not False
-    return Outgoing(choice.upstream, path, head, body, wants_identity=wants_identity, body_bytes=body.size)
+    return Outgoing(
+        choice.upstream,
+        path,
+        head,
+        body,
+        wants_identity=facts.stream is not False,
+        is_plain=facts.stream is not True,
+        body_bytes=body.size,
+    )
 
 
 def _edits(choice: Choice, facts: BodyFacts, *, include_usage: bool) -> list[Edit]:

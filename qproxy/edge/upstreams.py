@@ -29,13 +29,15 @@ OriginKey = tuple[str, str, int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One request on its way up. `wants_identity`: a compressed answer would hide its events."""
+    """One request on its way up. `wants_identity`: a compressed answer would hide its events.
+    `is_plain`: the answer is not known to be streamed, so that its first byte may be its last."""
 
     upstream: str
     path: bytes
     client: RequestHead
     body: KnownBody | LiveBody | None
     wants_identity: bool
+    is_plain: bool
     body_bytes: int  # known or announced size; 0 where it is not known
 
     def framing(self) -> bytes:
@@ -99,7 +101,7 @@ class Upstreams:
         """The body of the upstream's `GET /models`. Raises QProxyError."""
         client = RequestHead(b"GET", b"/v1/models", b"", http_10=False)
         attempt = Attempt(upstream_name)
-        outgoing = Outgoing(upstream_name, b"/models", client, None, wants_identity=True, body_bytes=0)
+        outgoing = Outgoing(upstream_name, b"/models", client, None, wants_identity=True, is_plain=True, body_bytes=0)
         response = await self.send(outgoing, attempt)
         try:
             body = await self._read_bounded(response)
@@ -151,7 +153,7 @@ class Upstreams:
 
     def _clocks(self, outgoing: Outgoing) -> dict[str, float]:
         timeouts = self._timeouts
-        first_byte_s = timeouts.first_byte_s(body_bytes=outgoing.body_bytes, plain=not outgoing.wants_identity)
+        first_byte_s = timeouts.first_byte_s(body_bytes=outgoing.body_bytes, plain=outgoing.is_plain)
         return {
             "pool": timeouts.pool_wait_s,
             "connect": timeouts.connect_s,

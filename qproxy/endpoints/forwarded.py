@@ -9,6 +9,7 @@ _COLLECTION = (b"GET", b"POST")
 _ANY = (b"GET", b"POST", b"DELETE")
 
 FORWARDED_ONLY: tuple[ForwardEndpoint, ...] = (
+    ForwardEndpoint("response", b"/v1/responses/*", _ANY, BodyRule.OPAQUE),
     ForwardEndpoint("rerank", b"/v1/rerank", _POST, BodyRule.JSON),
     ForwardEndpoint("reranks", b"/v1/reranks", _POST, BodyRule.JSON),
     ForwardEndpoint("files", b"/v1/files", _COLLECTION, BodyRule.OPAQUE),

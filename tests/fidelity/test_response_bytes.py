@@ -139,15 +139,6 @@ async def test_a_whole_chunk_keeps_its_size(player: Player) -> None:
         assert got.sizes == [*map(len, EVENTS), 0]
 
 
-async def test_a_chunk_that_comes_in_parts_goes_down_in_parts(player: Player) -> None:
-    """A size is never announced for payload that may not come."""
-    first, second = EVENTS[2][:9], EVENTS[2][9:] + EVENTS[3]
-    begun = b"%x\r\n%b" % (len(first + second), first)
-    async with raw_client(player.url) as client:
-        got = await player.exchange(client, CHAT, [stream_head(), begun, second + b"\r\n0\r\n\r\n"])
-        assert (bytes(got.body), got.sizes) == (first + second, [len(first), len(second), 0])
-
-
 async def test_trailers_are_dropped(player: Player) -> None:
     ends = b"".join(chunks(EVENTS)).removesuffix(b"\r\n") + b"X-Sum: 1\r\n\r\n"
     async with raw_client(player.url) as client:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
 HEAD_END = b"\r\n\r\n"
+TURNS = 3
+"""Of the loop: one to see that a socket is readable, one for the task that reads it, one to spare."""
 
 
 class End(enum.Enum):
@@ -70,10 +72,8 @@ class RawClient:
         self._left: PeerLeft | None = None
 
     async def send(self, *pieces: bytes) -> None:
-        """Sends each piece with a write of its own, and gives the server a turn after each."""
-        for piece in pieces:
-            await self.wire.send(piece)
-            await anyio.lowlevel.checkpoint()
+        """Sends each piece with a write of its own, and gives the server its turn after each."""
+        await send_apart(self.wire, pieces)
 
     async def ask(self, request: bytes) -> Answer:
         """Sends a request and reads its answer."""
@@ -173,6 +173,14 @@ async def raw_client(url: str, *, receive_buffer_bytes: int = 0) -> AsyncIterato
         yield RawClient(wire)
     finally:
         wire.close()
+
+
+async def send_apart(wire: Wire, pieces: Iterable[bytes]) -> None:
+    """Sends each piece with a write of its own, after which a peer on the same loop has its turn to read it."""
+    for piece in pieces:
+        await wire.send(piece)
+        for _ in range(TURNS):
+            await anyio.lowlevel.checkpoint()
 
 
 def connect(url: str, receive_buffer_bytes: int = 0) -> Wire:

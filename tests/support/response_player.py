@@ -7,13 +7,13 @@ async with playing() as player, raw_client(player.url) as client:
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qproxy import app
 from tests.support.live import settings_for
-from tests.support.raw_client import Answer, RawClient
-from tests.support.scripted_upstream import Connection, ScriptedUpstream, expect_request, scripted_upstream, send
+from tests.support.raw_client import Answer, RawClient, send_apart
+from tests.support.scripted_upstream import Connection, ScriptedUpstream, expect_request, scripted_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -27,7 +27,6 @@ class Player:
     upstream: ScriptedUpstream | None = None
     pieces: Sequence[bytes] = ()
     closes: bool = False
-    _expect: object = field(default_factory=expect_request)
 
     async def exchange(
         self, client: RawClient, request: bytes, pieces: Sequence[bytes], *, closes: bool = False
@@ -41,7 +40,7 @@ class Player:
         expect = expect_request()
         while not connection.wire.closed:
             await expect(connection)
-            await send(*self.pieces)(connection)
+            await send_apart(connection.wire, self.pieces)
             if self.closes:
                 connection.wire.close()
 
