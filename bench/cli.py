@@ -149,7 +149,8 @@ def _show(run: Run, svg: Path | None) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in run.machine.items()))
     console.print(run.pinning)
     for subject in run.subjects:
-        console.print(f"{subject.name}: {subject.version or 'not measured'} ({subject.about})", markup=False)
+        version = f"{subject.version}, " if subject.version else ""
+        console.print(f"{subject.name}: {version}{subject.about}", markup=False)
     console.print(tables.figures_table(run))
     console.print(tables.goals_table(judge(run)))
     for line in tables.notes(run):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bench.instance import Instance
 
+LEFTOVER_S = 10.0  # how long a slow proxy may work on requests whose clients have left
 FOREIGN_MIN_S = 0.3  # below it the tick of /proc/stat is too coarse to tell
 
 
@@ -128,6 +129,8 @@ class Bench:
             small=small, headers=target.headers, options=options,
             groups={"mock": self.mock.server.pids(), **target.groups()},
         )  # fmt: skip
+        if target.instance is not None:
+            target.instance.server.wait_idle(LEFTOVER_S)
         before, own_before_s = BusyTimes.read(self.cores.all), self._own_cpu_s(target)
         run = LoadRun(plan, self.cores.load)
         if when_held is not None:

@@ -152,18 +152,31 @@ def profile_command(options: argparse.Namespace) -> int:
 
 
 def _profile(scenario: str, backend: str, bench: Bench) -> int:
-    phases_file = BUILD / "phases.json"
-    phases_file.unlink(missing_ok=True)
-    plain_us = _measure(qproxy(backend, extra={"QPROXY_PROFILE": str(phases_file)}), scenario, bench)
     piece = "request" if scenario == "T1" else "chunk"
-    if phases_file.exists():
-        _show_own(json.loads(phases_file.read_text())["phases_us"], piece)
+    own = _own_phases(scenario, backend, bench)
+    if own is not None:
+        _show_own(own, piece)
         return 0
+    plain_us = _measure(qproxy(backend), scenario, bench)
     stats_file = BUILD / "profile.stats"
     stats_file.unlink(missing_ok=True)
     profiled_us = _measure(_profiled(backend, stats_file), scenario, bench, stats_file)
     _show_cprofile(stats_file, piece, plain_us, profiled_us)
     return 0
+
+
+def _own_phases(scenario: str, backend: str, bench: Bench) -> dict[str, float] | None:
+    """Microseconds by phase; None where qproxy does not know the variable."""
+    phases_file = BUILD / "phases.json"
+    phases_file.unlink(missing_ok=True)
+    try:
+        _measure(qproxy(backend, extra={"QPROXY_PROFILE": str(phases_file)}), scenario, bench)
+    except StartError:
+        return None
+    if not phases_file.exists():
+        return None
+    phases_us: dict[str, float] = json.loads(phases_file.read_text())["phases_us"]
+    return phases_us
 
 
 def _profiled(backend: str, stats_file: Path) -> Rival:

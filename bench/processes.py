@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KIB = 1024
 STOP_S = 8.0
+IDLE_LOOK_S = 0.05
+IDLE_SHARE = 0.1
 
 
 class StartError(Exception):
@@ -73,6 +75,15 @@ class Server:
     def cpu_s(self) -> float:
         """CPU time that the living processes of the group have used, in seconds, to the nanosecond."""
         return sum(_process_cpu_s(pid) for pid in self.pids())
+
+    def wait_idle(self, limit_s: float) -> None:
+        """Returns when the group has stopped working on what was left behind, or after `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            before_s = self.cpu_s()
+            time.sleep(IDLE_LOOK_S)
+            if self.cpu_s() - before_s < IDLE_SHARE * IDLE_LOOK_S:
+                return
 
     def memory(self) -> Memory:
         """Resident memory now, and its peak since the start or `reset_peak`."""

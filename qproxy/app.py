@@ -23,6 +23,7 @@ import httpcore
 from qproxy import __version__
 from qproxy.config import Settings
 from qproxy.core.admit import Gate
+from qproxy.core.known_heads import KnownHeads
 from qproxy.core.local import LocalServices, UpstreamHealth
 from qproxy.core.models import NO_UPSTREAM, ModelRouter
 from qproxy.core.ports import CredentialSource
@@ -94,6 +95,7 @@ class App:
             runtime=runtime,
             limits=settings.limits,
             timeouts=settings.timeouts,
+            heads=KnownHeads(settings.limits),
             routes=RouteTable(ENDPOINTS),
             gate=Gate(
                 [key.reveal().encode() for key in settings.api_keys], settings.allowed_hosts, settings.cors_origins

@@ -104,16 +104,18 @@ class PythonPackages:
 
 @dataclass(frozen=True, slots=True)
 class NodePackages:
-    """One npm package at one version."""
+    """One npm package at one version; `overrides` pin packages that it brings."""
 
     package: str
     pinned_version: str
+    overrides: tuple[tuple[str, str], ...] = ()
 
     def install(self, prefix: Path) -> None:
         """With npm."""
         prefix.mkdir(parents=True, exist_ok=True)
-        wanted = f"{self.package}@{self.pinned_version}"
-        run_installer(["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", wanted], prefix)
+        manifest = {"dependencies": {self.package: self.pinned_version}, "overrides": dict(self.overrides)}
+        (prefix / "package.json").write_text(json.dumps(manifest))
+        run_installer(["npm", "install", "--no-audit", "--no-fund"], prefix)
 
     def folder(self, prefix: Path) -> Path:
         """The unpacked package."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.rivals.base import AUTHORIZATION, Command, Rival, Site
 from bench.rivals.packages import NodePackages
 
-PACKAGES = NodePackages("@portkey-ai/gateway", "1.15.2")
+# With 1.14 and later of its HTTP server every stream ends in status 500 ("immutable" headers); its range allows both.
+PACKAGES = NodePackages("@portkey-ai/gateway", "1.15.2", overrides=(("@hono/node-server", "1.13.8"),))
 
 
 def command(site: Site) -> Command:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import socket
 import struct
 import traceback
@@ -16,11 +17,11 @@ import anyio
 
 from qproxy.core.exchange import Exchange
 from qproxy.core.framing import FramingError, request_walker
-from qproxy.core.http1 import HEAD_END, RequestHead, headers_too_large, parse_request_head, target_too_long
+from qproxy.core.http1 import HEAD_END, RequestHead, check_begun_head
 from qproxy.core.local import LocalAnswer, error_answer
 from qproxy.core.outgoing import CLOSE, CONTINUE, KEEP_ALIVE, field_lines, local_response
 from qproxy.core.replay import ReplayBuffer, body_too_large
-from qproxy.edge.http11 import bad_upload
+from qproxy.edge.http11 import SLOWEST_UPLOAD_BYTES_PER_S, bad_upload
 from qproxy.edge.proxy import serve_exchange
 from qproxy.edge.pump import Pump
 from qproxy.edge.services import Services
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LINGER_S = 2.0  # faults.md section 3, close order
 RESET_DELAY_S = 0.05
-_TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r\n")
+_BLANK_LINES = re.compile(rb"(?:\r\n)+")
 
 
 class Connection:
@@ -45,7 +46,7 @@ class Connection:
         self._scope = anyio.CancelScope()
         self._body_owed = False  # the client has not sent all of the request's body
         self._owed_bytes: int | None = 0  # its length; None: chunked
-        self._reset = False
+        self._ends_body = False  # the end of the connection would say that the answer is complete
         self._continue_owed = False
         self._keep_alive = True
         self._method = b"GET"
@@ -59,14 +60,25 @@ class Connection:
             with self._scope:
                 await self._serve_all()
             stream.on_end = None
-            if self._reset:
-                await anyio.sleep(RESET_DELAY_S)
-                self._send_reset()
-            elif not stream.ended:
-                await stream.linger(LINGER_S, self._limits.body_bytes)
+            if not self._scope.cancel_called:
+                await self._take_leave()
         finally:
             stream.on_end = None
+            if self._ends_body:
+                self._send_reset()
             stream.abort()
+
+    async def _take_leave(self) -> None:
+        """Let what was queued arrive (`faults.md` section 3, close order)."""
+        stream = self.stream
+        try:
+            await stream.flush()
+        except StreamLost:
+            return
+        if self._ends_body:
+            await anyio.sleep(RESET_DELAY_S)
+        elif not stream.ended:
+            await stream.linger(LINGER_S, self._limits.body_bytes)
 
     async def _serve_all(self) -> None:
         stream = self.stream
@@ -76,6 +88,10 @@ class Connection:
         first = True
         while self._keep_alive and await self._serve_one(first=first):
             first = False
+            try:
+                await stream.drain()  # else a client that asks and never reads would make us keep its answers
+            except StreamLost:
+                return
 
     def _client_ended(self) -> None:
         if not self._body_owed or self.stream.lost:
@@ -116,19 +132,31 @@ class Connection:
     # --- the request
 
     async def _await_request(self, *, first: bool) -> bool:
-        """Wait for the first byte of a request; False where none comes."""
+        """Wait for the first byte of a request; False where none comes. Empty lines before it are none of its bytes
+        (RFC 9112 2.2)."""
         stream = self.stream
-        if stream.buffer:
+        if stream.buffer and not self._skip_blank_lines():
             return True
         timeouts = self._services.timeouts
-        stream.set_clock(timeouts.head_s if first else timeouts.keepalive_idle_s)
+        stream.set_clock(math.inf, timeouts.head_s if first else timeouts.keepalive_idle_s)
         try:
-            return await stream.fill()
+            while await stream.fill():
+                if not self._skip_blank_lines():
+                    return True
+            return False
         except StreamTimeout:
             self._keep_alive = False
             return False
         finally:
             stream.stop_clock()
+
+    def _skip_blank_lines(self) -> bool:
+        """True where nothing else has come."""
+        stream = self.stream
+        blank = _BLANK_LINES.match(stream.buffer)
+        if blank is not None:
+            stream.take(blank.end())
+        return stream.buffer in (b"", b"\r")
 
     async def _read_head(self) -> RequestHead:
         stream = self.stream
@@ -136,14 +164,11 @@ class Connection:
         clock_runs = False
         while True:
             buffer = stream.buffer
-            if buffer.startswith(b"\r\n"):  # RFC 9112 2.2: an empty line before the request line is ignored
-                stream.take(2)
-                continue
             end = buffer.find(HEAD_END, searched)
             if end >= 0:
                 stream.stop_clock()
-                return parse_request_head(stream.take(end + 4), self._limits)
-            self._check_incomplete(buffer)
+                return self._services.heads.parse(stream.take(end + 4))
+            check_begun_head(buffer, self._limits)
             searched = max(0, len(buffer) - 3)
             if not clock_runs:
                 stream.set_clock(math.inf, self._services.timeouts.head_s)
@@ -153,14 +178,6 @@ class Connection:
                     raise DownstreamError("bad_request", "The request ended in the middle of its head.")
             except StreamTimeout as exc:
                 raise DownstreamError("head_timeout", "The request head took too long.") from exc
-
-    def _check_incomplete(self, buffer: bytes) -> None:
-        if buffer and buffer[0] not in _TOKEN_BYTES:
-            raise DownstreamError("bad_request_line", "This port speaks plain HTTP/1.1.")
-        if len(buffer) > self._limits.target_bytes + 48 and b"\n" not in buffer:
-            raise target_too_long(self._limits)
-        if len(buffer) > self._limits.head_bytes:
-            raise headers_too_large(self._limits)
 
     def _begin(self, head: RequestHead, exchange: Exchange) -> None:
         exchange.method = self._method = head.method
@@ -195,24 +212,27 @@ class Connection:
         stream = self.stream
         length = head.content_length
         if length is not None and length <= len(stream.buffer):
-            self._body_owed = False
+            self.body_arrived()
             return [stream.take(length)] if length else []
         self.invite_body()
         replay = ReplayBuffer(self._limits.body_bytes)
         pump = Pump(stream, replay, request_walker(length))
-        stream.set_clock(self._services.timeouts.body_s)
+        body_s = self._services.timeouts.body_s
+        stream.set_clock(body_s, body_s, SLOWEST_UPLOAD_BYTES_PER_S)
         try:
             stream.start_pump(pump)
             await stream.pumped(pump)
         except (FramingError, StreamTimeout, StreamLost) as exc:
             raise bad_upload(exc) from exc
         stream.stop_clock()
-        self._body_owed = False
+        self.body_arrived()
         return replay.seal()
 
     def body_arrived(self) -> None:
-        """A body that went up while it arrived is complete."""
+        """The request is complete: from here on a client that ends has left, also one that ended already."""
         self._body_owed = False
+        if self.stream.ended:
+            self._client_ended()
 
     # --- the answer
 
@@ -242,9 +262,12 @@ class Connection:
             return
         if error.kind.closes:
             self.close_after()
-        own, self._own = self._own, self._own.replace(b"x-request-id: %b\r\n" % exchange.request_id, b"")
-        self.answer(error_answer(error, exchange.request_id), exchange)
-        self._own = own
+        self.answer_error(error_answer(error, exchange.request_id), exchange)
+
+    def answer_error(self, answer: LocalAnswer, exchange: Exchange) -> None:
+        """Send a whole answer that brings its own request id."""
+        self._own = self._own.replace(b"x-request-id: %b\r\n" % exchange.request_id, b"")
+        self.answer(answer, exchange)
 
     def _finish_request(self) -> None:
         """Before an answer that comes early: a body that is here already is skipped, else the connection must end."""
@@ -257,11 +280,14 @@ class Connection:
         else:
             self.close_after()
 
-    def reset_after(self) -> None:
-        """End with RST after what was queued: for answers whose end is the connection's end, where FIN would say
-        complete (`faults.md` section 1.3)."""
-        self._keep_alive = False
-        self._reset = True
+    def delimit_by_close(self) -> None:
+        """The end of the answer is the connection's end. Until the answer is complete that end is a RST, since FIN
+        would say complete (`faults.md` section 1.3)."""
+        self.close_after()
+        self._ends_body = True
+
+    def answer_complete(self) -> None:
+        self._ends_body = False
 
     def _send_reset(self) -> None:
         sock = self.stream.get_extra_info("socket")

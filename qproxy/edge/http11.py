@@ -16,6 +16,7 @@ from qproxy.core.exchange import Attempt
 from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker
 from qproxy.core.http1 import HEAD_END, ResponseHead, is_informational, parse_response_head
 from qproxy.core.limits import Limits
+from qproxy.core.replay import body_too_large
 from qproxy.core.splice import Buffer
 from qproxy.core.upstream import BaseUrl
 from qproxy.edge.connect import secure
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 JOINED_BYTES = 16 * 1024  # up to here a copy is cheaper than a second write
 MAX_INFORMATIONAL = 16  # faults.md U17
+SLOWEST_UPLOAD_BYTES_PER_S = 256  # faults.md section 2: what keeps sending may last, but not drip
 
 
 class KnownBody:
@@ -45,29 +47,53 @@ class KnownBody:
 
 
 class LiveBody:
-    """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out."""
+    """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out. `arrived` is
+    called with its last byte."""
 
-    __slots__ = ("chunked", "pump", "source", "walker")
+    __slots__ = ("_arrived", "_limit_bytes", "_moved_bytes", "_silence_s", "chunked", "pump", "source", "walker")
 
-    def __init__(self, source: Stream, walker: Walker, *, chunked: bool) -> None:
+    def __init__(
+        self,
+        source: Stream,
+        walker: Walker,
+        *,
+        chunked: bool,
+        limit_bytes: int,
+        silence_s: float,
+        arrived: Callable[[], None],
+    ) -> None:
         self.source = source
         self.walker = walker
         self.chunked = chunked
         self.pump: Pump | None = None
+        self._limit_bytes = limit_bytes
+        self._moved_bytes = 0
+        self._silence_s = silence_s
+        self._arrived = arrived
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         raise NotImplementedError("a live body is pumped, not iterated")
         yield b""
 
     def start(self, sink: Sink, notify: Callable[[], None]) -> Pump:
-        ending = LAST_CHUNK if self.chunked else b""
-        self.pump = Pump(self.source, sink, self.walker, ending=lambda: ending, notify=notify)
+        self.pump = Pump(self.source, sink, self.walker, tap=self._count, ending=self._end, notify=notify)
+        self.source.set_clock(self._silence_s, self._silence_s, SLOWEST_UPLOAD_BYTES_PER_S)
         self.source.start_pump(self.pump)
         return self.pump
 
     def stop(self) -> None:
-        if self.pump is not None and not self.pump.done:
+        if self.pump is not None:
             self.source.stop_pump(self.pump)
+            self.source.stop_clock()
+
+    def _count(self, piece: bytes) -> None:
+        self._moved_bytes += len(piece)
+        if self._moved_bytes > self._limit_bytes:
+            raise body_too_large(self._limit_bytes)
+
+    def _end(self) -> bytes:
+        self._arrived()
+        return LAST_CHUNK if self.chunked else b""
 
 
 class UpstreamResponse(httpcore.Response):
@@ -77,7 +103,6 @@ class UpstreamResponse(httpcore.Response):
         # httpcore's own constructor converts and copies each of these.
         self.status = head.status
         self.headers = head.raw
-        self.stream = self
         self._stream_consumed = False
         self.extensions = {"http_version": b"HTTP/1.1", "network_stream": connection.wire}
         self.head = head
@@ -86,6 +111,11 @@ class UpstreamResponse(httpcore.Response):
         self._walker: Walker | None = None
         self._pump: Pump | None = None
         self._closed = False
+
+    @property
+    def stream(self) -> UpstreamResponse:  # type: ignore[override]
+        """httpcore's name for the body. No attribute: an object that holds itself waits for the garbage collector."""
+        return self
 
     def open(self, walker: Walker) -> bytes:
         """Walk what has already come. Raises UpstreamError `upstream_protocol_error`."""
@@ -132,6 +162,8 @@ class UpstreamResponse(httpcore.Response):
             try:
                 if await stream.fill():
                     part = walker.walk(stream.take_all())
+                elif stream.torn:
+                    raise StreamLost("the upstream broke off")
                 else:
                     part = b""
                     walker.end_of_input()
@@ -248,7 +280,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
             raw = await self._read_head(check_upload)
         finally:
             body.stop()
-        return raw, not pump.done
+        return raw, not pump.done or pump.error is not None
 
     async def _read_head(self, look: Callable[[], None]) -> bytes:
         stream = self.wire
@@ -273,13 +305,14 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
                 if stream.stalled:
                     raise httpcore.WriteTimeout("the upstream takes nothing")
                 raise StreamLost("the upstream closed before it answered")
+            stream.read_on()
             await stream.look_again()
 
     def release(self, *, reusable: bool) -> None:
         self._busy = False
         stream = self.wire
         stream.stop_clock()
-        if not reusable or stream.buffer:
+        if not reusable or stream.buffer or stream.unsent_bytes:
             self.discard()
         self._pool.give(self)
 

@@ -46,8 +46,6 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
     exchange.attempt = Attempt(outgoing.upstream)
     response = await services.upstreams.send(outgoing, exchange.attempt)
     try:
-        if isinstance(outgoing.body, LiveBody) and not response.early:
-            connection.body_arrived()
         await _deliver(connection, head, exchange, services, route.endpoint, response)
     finally:
         response.close()
@@ -79,9 +77,14 @@ async def _prepare(
     body = None
     if head.has_body:
         connection.invite_body()
-        connection.stream.set_clock(services.timeouts.body_s)
-        walker = upload_walker(head.content_length)
-        body = LiveBody(connection.stream, walker, chunked=head.content_length is None)
+        body = LiveBody(
+            connection.stream,
+            upload_walker(head.content_length),
+            chunked=head.content_length is None,
+            limit_bytes=services.limits.body_bytes,
+            silence_s=services.timeouts.body_s,
+            arrived=connection.body_arrived,
+        )
     exchange.request_bytes = size = head.content_length or 0
     path = endpoint.upstream_path(route.tail)
     return Outgoing(choice.upstream, path, head, body, wants_identity=False, is_plain=True, body_bytes=size)
@@ -134,11 +137,11 @@ async def _deliver(
     if response.early:
         connection.close_after()
     if judge(response.head) is Verdict.WRAP:
-        connection.answer(foreign_error_answer(response.status, exchange.request_id), exchange)
+        connection.answer_error(foreign_error_answer(response.status, exchange.request_id), exchange)
         return
     walker, framing = _downstream_framing(response.head, head)
     if not framing and not walker.done:
-        connection.close_after()
+        connection.delimit_by_close()
     opening = response.open(walker)
     end = LAST_CHUNK if framing is CHUNKED else b""
     tail = TailWatch() if response.head.is_stream else None
@@ -166,8 +169,7 @@ async def _deliver(
         error = _after_commit(exc)
         _break_off(connection, error, tail, framing)
         raise error from exc
-    if connection.stream.congested:
-        await connection.stream.drain()
+    connection.answer_complete()
 
 
 def _downstream_framing(response: ResponseHead, request: RequestHead) -> tuple[Walker, bytes]:
@@ -204,5 +206,3 @@ def _break_off(connection: Connection, error: UpstreamError, tail: TailWatch | N
     if tail is not None and tail.at_event_boundary():
         event = sse_error_event(error)
         stream.put(b"%x\r\n%b\r\n" % (len(event), event) if framing is CHUNKED else event)
-    if not framing:
-        connection.reset_after()

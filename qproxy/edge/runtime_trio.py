@@ -155,9 +155,12 @@ class _Transport:
             self._queue.append(memoryview(data)[sent:])
             self._queued_bytes += len(data) - sent
             self._start_flushing()
-            if self._queued_bytes > self._high and not self._receiver_paused:
-                self._receiver_paused = True
-                self._receiver.pause_writing()
+            self._pause_receiver()
+
+    def _pause_receiver(self) -> None:
+        if self._queued_bytes > self._high and not self._receiver_paused:
+            self._receiver_paused = True
+            self._receiver.pause_writing()
 
     def _start_flushing(self) -> None:
         if not self._flushing:
@@ -220,6 +223,7 @@ class _Transport:
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         self._high = high
         self._low = low
+        self._pause_receiver()
 
     def close(self) -> None:
         self._closing = True
@@ -256,5 +260,10 @@ class TrioRuntime:
 
     async def attach(self, sock: socket.socket, receiver: Receiver) -> None:
         sock.setblocking(False)
-        _Transport(sock, receiver, self._tasks).start()
-        await trio.lowlevel.checkpoint()
+        transport = _Transport(sock, receiver, self._tasks)
+        transport.start()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            transport.abort()
+            raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qproxy.core.admit import Gate
 from qproxy.core.exchange import ExchangeRecord
+from qproxy.core.known_heads import KnownHeads
 from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.local import LocalServices
 from qproxy.core.models import ModelRouter
@@ -22,6 +23,7 @@ class Services:
     runtime: Runtime
     limits: Limits
     timeouts: Timeouts
+    heads: KnownHeads
     routes: RouteTable
     gate: Gate
     models: ModelRouter

@@ -16,6 +16,7 @@ import errno
 import math
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._idle_s = math.inf
         self._deadline = math.inf
         self._last_read = 0.0
+        self._read_bytes = 0
+        self._slowest_bytes_per_s = math.inf
         self._expired = False
         self._timer: Timer | None = None
         self._fires_at = math.inf
@@ -73,8 +76,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self.congested = False
         self.stalled = False
         self.on_end: Callable[[], None] | None = None  # the peer has closed or the connection is lost
-        self.on_lost: Callable[[], None] | None = None  # the connection is gone in both directions
         self._broken = False
+        self._writing_ended = False
         self._drained: Callable[[], None] | None = None  # a pump waits for room here
 
     # --- what the transport calls
@@ -85,6 +88,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
 
     def data_received(self, data: bytes) -> None:
         self._last_read = self._runtime.now()
+        self._read_bytes += len(data)
         if self._tls is not None:
             data = self._decrypt(data)
             if self._eof or not data:
@@ -113,7 +117,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         return True  # the other half stays open: an answer may still be on its way
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._broken = exc is not None
+        self._broken = self._broken or exc is not None
         self._lost = self._eof = self._closing = True
         self.congested = False
         self._cancel_timers()
@@ -123,8 +127,6 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             self._drained()
         if self.on_end is not None:
             self.on_end()
-        if self.on_lost is not None:
-            self.on_lost()
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -132,6 +134,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
 
     def resume_writing(self) -> None:
         self.congested = False
+        self._unsent_bytes = sys.maxsize  # the peer takes: a stall that is watched for begins anew
         self._spot.wake()
         if self._drained is not None:
             self._drained()
@@ -154,8 +157,18 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         return self._lost
 
     @property
+    def torn(self) -> bool:
+        """The end came without a farewell: a reset, an abort of ours, or TLS without close_notify."""
+        return self._broken or (self._tls is not None and not self._tls.clean_end)
+
+    @property
     def closing(self) -> bool:
         return self._closing
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that were put and that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None and not self._lost else 0
 
     def take(self, size: int) -> bytes:
         """The first `size` bytes of the buffer."""
@@ -179,11 +192,16 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     async def fill(self) -> bool:
         """Wait until the buffer has grown; False when the peer has ended. Raises StreamTimeout."""
         size = len(self._buffer)
+        self.read_on()
         while len(self._buffer) == size:
             if self._eof:
                 return False
             await self.look_again()
         return True
+
+    def read_on(self) -> None:
+        """Let more come although much lies in the buffer."""
+        self._resume_reading()
 
     async def look_again(self) -> None:
         """Wait until something has happened here. Raises StreamTimeout."""
@@ -199,15 +217,18 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
 
     # --- clocks
 
-    def set_clock(self, idle_s: float, deadline_s: float = math.inf) -> None:
-        """From now on the peer may be silent for `idle_s`, and the phase may last `deadline_s`."""
+    def set_clock(self, idle_s: float, deadline_s: float = math.inf, slowest_bytes_per_s: float = math.inf) -> None:
+        """From now on the peer may be silent for `idle_s`, and the phase may last `deadline_s`, and longer by the time
+        that the bytes which came take at `slowest_bytes_per_s`."""
         now = self._runtime.now()
         self._last_read = now
         self._idle_s = idle_s
         self._deadline = now + deadline_s
+        self._read_bytes = 0
+        self._slowest_bytes_per_s = slowest_bytes_per_s
         self._expired = False
         due = now + min(idle_s, deadline_s)
-        if due < self._fires_at:
+        if due < self._fires_at and not self._lost:
             self._arm(due - now)
 
     def stop_clock(self) -> None:
@@ -230,7 +251,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         now = self._runtime.now()
         if self._reading_paused:
             self._last_read = now  # the silence is ours
-        left_s = min(self._last_read + self._idle_s, self._deadline) - now
+        deadline = self._deadline + self._read_bytes / self._slowest_bytes_per_s
+        left_s = min(self._last_read + self._idle_s, deadline) - now
         if left_s <= 0:
             self._expire()
         elif left_s < math.inf:
@@ -270,7 +292,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
 
     def put(self, data: Buffer) -> None:
         """Queue bytes for the peer; bytes for a peer that has gone are dropped, the reader learns of it."""
-        if self._closing:
+        if self._closing or self._writing_ended:
             return
         if self._tls is not None:
             data = self._tls.encrypt(data)
@@ -287,9 +309,17 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         if self._lost:
             raise StreamLost("the peer has gone")
 
+    async def flush(self) -> None:
+        """Wait until the kernel has taken everything: the last thing before an end. Raises StreamLost."""
+        self.stop_clock()
+        if self._transport is not None and not self._closing:
+            self._transport.set_write_buffer_limits(0, 0)
+        await self.drain()
+
     def end_writing(self) -> None:
         """Half-close: the peer sees the end, and may still speak."""
-        if not self._closing and self._transport is not None:
+        if not self._closing and not self._writing_ended and self._transport is not None:
+            self._writing_ended = True
             try:
                 self._transport.write_eof()
             except OSError:
@@ -299,7 +329,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         """Close when what was queued is sent, or when the peer stalls."""
         if self._closing:
             return
-        if self._tls is not None and not self._lost:
+        if self._tls is not None and not self._writing_ended:
             self._write(self._tls.goodbye())
         self._closing = True
         assert self._transport is not None
@@ -310,7 +340,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     def abort(self) -> None:
         """Close at once; what was queued is lost."""
         if not self._lost and self._transport is not None:
-            self._closing = True
+            self._closing = self._broken = True
             self._transport.abort()
 
     async def linger(self, limit_s: float, limit_bytes: int) -> None:
@@ -352,14 +382,15 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         pump = self._pump
         if pump is None or pump.done:
             return
-        if self._broken or (self._tls is not None and not self._tls.clean_end):
+        if self.torn:
             pump.fail(StreamLost("the connection broke"))
         else:
             pump.end_of_input()
 
     def stop_pump(self, pump: Pump) -> None:
         """What arrives from now on stays here."""
-        self._pump = None
+        if self._pump is pump:
+            self._pump = None
         if isinstance(pump.sink, Stream):
             pump.sink._drained = None
         self._resume_reading()
@@ -425,9 +456,11 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         """httpcore: at most `max_bytes`, b"" at the end. Raises StreamTimeout or StreamLost."""
         if not self._buffer:
             self.set_clock(math.inf if timeout is None else timeout)
-            await self.fill()
-            self.stop_clock()
-            if not self._buffer and self._broken:
+            try:
+                await self.fill()
+            finally:
+                self.stop_clock()
+            if not self._buffer and self.torn:
                 raise StreamLost("the connection broke")
         return self.take(max_bytes)
 
@@ -441,12 +474,13 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             raise httpcore.WriteTimeout("the peer takes nothing") from exc
         except StreamLost as exc:
             raise httpcore.WriteError("the peer has gone") from exc
-        self.stop_clock()
+        finally:
+            self.stop_clock()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """anyio: at least one byte. Raises anyio.EndOfStream or anyio.BrokenResourceError."""
         if not self._buffer and not await self.fill():
-            raise anyio.BrokenResourceError if self._broken else anyio.EndOfStream
+            raise anyio.BrokenResourceError if self.torn else anyio.EndOfStream
         return self.take(max_bytes)
 
     async def send(self, item: bytes) -> None:

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs the model server that tests/foreign puts behind the proxy (about 1.2 GB) in a virtual environment outside the
+# repository: $QPROXY_FOREIGN_VENV, or a folder in the user's cache where the tests look as well. Status 1: not to be had.
+set -euo pipefail
+wanted="$(dirname "${BASH_SOURCE[0]}")/../tests/foreign/requirements.txt"
+venv=${QPROXY_FOREIGN_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/qproxy/foreign}
+unset PIP_CONSTRAINT # that of our own environment
+
+if cmp -s "$wanted" "$venv/installed.txt"; then
+    exit
+fi
+
+# The newest Python is the last one to get a build of torch.
+python=python3
+for each in python3.11 python3.12; do
+    if "$each" -c '' 2>/dev/null; then
+        python=$each
+        break
+    fi
+done
+
+rm -rf "$venv"
+"$python" -m venv "$venv"
+if ! timeout 300 "$venv/bin/pip" install -q --only-binary=:all: --no-compile -r "$wanted" 2>"$venv/pip.log"; then
+    tail -n 5 "$venv/pip.log"
+    exit 1
+fi
+cp "$wanted" "$venv/installed.txt"
