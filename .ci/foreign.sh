@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the model server that tests/foreign puts behind the proxy (about 1.2 GB) in a virtual environment outside the
+# Installs the model server that tests/foreign puts behind the proxy (about 1 GB) in a virtual environment outside the
 # repository: $QPROXY_FOREIGN_VENV, or a folder in the user's cache where the tests look as well. Status 1: not to be had.
 set -euo pipefail
 wanted="$(dirname "${BASH_SOURCE[0]}")/../tests/foreign/requirements.txt"
@@ -19,8 +19,11 @@ for each in python3.11 python3.12; do
     fi
 done
 
-rm -rf "$venv"
-"$python" -m venv "$venv"
+if [[ -e $venv && ! -e $venv/pyvenv.cfg ]]; then
+    echo "$venv is there and no virtual environment: nothing is installed into it"
+    exit 1
+fi
+"$python" -m venv --clear "$venv"
 if ! timeout 300 "$venv/bin/pip" install -q --only-binary=:all: --no-compile -r "$wanted" 2>"$venv/pip.log"; then
     tail -n 5 "$venv/pip.log"
     exit 1

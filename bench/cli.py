@@ -28,7 +28,7 @@ BACKENDS = ("uvloop", "asyncio", "trio")
 
 def main(argv: list[str]) -> int:
     """The exit status: 0, 1 where something got worse or did not run, 2 where the command cannot be carried out."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     try:
         status: int = options.action(options)
     except (ToolError, ValueError, OSError) as exc:
@@ -37,9 +37,9 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
     _run_options(commands.add_parser("run", help="measure qproxy, and rivals beside it"))
     both = commands.add_parser("compare", help="two results or baselines: exit status 1 where a ratio got worse")
     both.add_argument("before", type=Path)
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     install = commands.add_parser("install", help="fetch rivals into bench/build")
     install.add_argument("names", nargs="+", choices=("all", *RIVALS))
     install.set_defaults(action=install_command)
-    return parser
+    return top
 
 
 def _run_options(run: argparse.ArgumentParser) -> None:
@@ -113,8 +113,7 @@ def own_subjects(options: argparse.Namespace) -> list[Rival]:
     for backend in options.backend:
         for workers in options.workers:
             if (backend, workers) != (first_backend, first_workers):
-                loop = f"@{backend}" if backend != first_backend else "@"
-                name = QPROXY + loop + (f"*{workers}" if workers != first_workers else "")
+                name = f"{QPROXY}@{backend}" + (f"*{workers}" if workers != first_workers else "")
                 subjects.append(qproxy(backend, name=name, workers=workers))
     for name, extra in options.variant:
         subjects.append(qproxy(first_backend, name=f"{QPROXY}@{name}", workers=first_workers, extra=extra))
@@ -144,7 +143,7 @@ def _was_measured(run: Run, scenarios: tuple[str, ...]) -> bool:
 
 
 def _show(run: Run, svg: Path | None) -> None:
-    console = tables.console_for(len(run.measured()))
+    console = tables.console_of(tables.figures_width(len(run.measured())))
     console.print(run.command)
     console.print(", ".join(f"{name} {value}" for name, value in run.machine.items()))
     console.print(run.pinning)
@@ -169,7 +168,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """1 where a ratio got worse by more than its noise, or is gone; 2 where there is nothing to compare."""
     before, after = RatioSet.read(options.before), RatioSet.read(options.after)
     rows = compare(before, after)
-    console = tables.console_for(3)
+    console = tables.console_of(tables.comparison_width())
     console.print(tables.comparison_table(rows))
     if before.effort != after.effort:
         console.print(f"note: {options.before} is a {before.effort} run, {options.after} a {after.effort} one")

@@ -89,11 +89,11 @@ class Target:
 class Bench:
     """One mock upstream and one load client, used for one measurement at a time."""
 
-    def __init__(self, cores: Cores, effort: Effort, folder: Path = BUILD) -> None:
+    def __init__(self, cores: Cores, effort: Effort, build: Path = BUILD) -> None:
         self.cores = cores
         self.effort = effort
-        self._folder = folder
-        self.mock = Mock(folder / "run" / "mock", cores.mock)
+        self.build = build
+        self.mock = Mock(build / "run" / "mock", cores.mock, build)
         self.direct = Target("direct", f"127.0.0.1:{self.mock.port}{CHAT_PATH}")
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Bench:
 
     def body(self, size_bytes: int, *, stream: bool = False, order: KeyOrder = "messages first") -> Path:
         """The file with a chat request of this size."""
-        path = self._folder / f"body-{size_bytes}-{'stream' if stream else 'plain'}-{order.split()[0]}.json"
+        path = self.build / f"body-{size_bytes}-{'stream' if stream else 'plain'}-{order.split()[0]}.json"
         if not path.exists() or path.stat().st_size != size_bytes:
             path.write_bytes(chat_body(size_bytes, stream=stream, order=order))
         return path
@@ -132,7 +132,7 @@ class Bench:
         if target.instance is not None:
             target.instance.server.wait_idle(LEFTOVER_S)
         before, own_before_s = BusyTimes.read(self.cores.all), self._own_cpu_s(target)
-        run = LoadRun(plan, self.cores.load)
+        run = LoadRun(plan, self.cores.load, self.build)
         if when_held is not None:
             run.wait_held()
             when_held()

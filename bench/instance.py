@@ -26,9 +26,9 @@ def base_environment(folder: Path) -> dict[str, str]:
 class Instance:
     """One rival in front of one upstream. `start` before use, `stop` after it."""
 
-    def __init__(self, rival: Rival, upstream_port: int, cores: frozenset[int]) -> None:
+    def __init__(self, rival: Rival, upstream_port: int, cores: frozenset[int], build: Path = BUILD) -> None:
         self.rival = rival
-        self.site = Site(BUILD / rival.name, BUILD / "run" / rival.name, free_port(), upstream_port)
+        self.site = Site(build / rival.name, build / "run" / rival.name, free_port(), upstream_port)
         self._cores = cores
         self._server: Server | None = None
         self._command: Command | None = None
@@ -67,7 +67,7 @@ class Instance:
         self._server = Server(self._command.argv, env, self.site.folder, self._cores)
         try:
             self._wait_ready(self._command)
-        except StartError:
+        except BaseException:  # also where the run is interrupted meanwhile
             self.stop()
             raise
 

@@ -32,6 +32,7 @@ from bench.tools import BUILD, LoadResult, ToolError, build_tools
 
 DUMP_S = 20.0
 REST = "loop"
+PASSES = 30  # longer than any chain of calls below a function of the table
 FunctionId = tuple[str, int, str]
 
 
@@ -51,31 +52,33 @@ def _row(phase: str, file: str, functions: str = "") -> PhaseRow:
 # Shared parts such as Stream.put are left out on purpose: they count for whoever called them.
 PHASES: tuple[PhaseRow, ...] = (
     _row("parse", "core/http1.py"),
+    _row("parse", "core/known_heads.py"),
     _row("parse", "core/replay.py"),
     _row("parse", "core/jsonscan.py"),
-    _row("parse", "core/splice.py", "examine _facts_from_whole _facts_from_ends _checked_object"),
-    _row("settle", "edge/connection.py", "_serve_one"),
+    _row("serialise", "core/splice.py", "apply _patched"),
+    _row("parse", "core/splice.py"),
     _row("parse", "edge/connection.py"),
     _row("route", "core/route.py"),
     _row("route", "core/admit.py"),
     _row("route", "core/models.py"),
-    _row("route", "edge/proxy.py", "serve_exchange _prepare _prepare_json _edits _answer_locally"),
+    _row("route", "edge/intake.py"),
+    _row("route", "edge/proxy.py"),
     _row("lease", "edge/pool.py"),
     _row("lease", "edge/credentials.py"),
     _row("lease", "edge/upstreams.py", "_face _pool _base_of"),
     _row("serialise", "core/outgoing.py"),
-    _row("serialise", "core/splice.py"),
     _row("serialise", "edge/upstreams.py"),
     _row("send", "edge/http11.py", "handle_async_request _send _send_live _connect"),
     _row("wait", "edge/http11.py", "_read_head _read_one_head"),
-    _row("wait", "edge/streams.py", "look_again fill data_received set_clock stop_clock _arm _ring"),
+    _row("wait", "edge/streams.py", "look_again fill data_received set_clock stop_clock"),
     _row("wait", "edge/runtime.py"),
+    _row("wait", "edge/runtime_trio.py"),
     _row("relay", "core/framing.py"),
     _row("relay", "core/sse.py"),
     _row("relay", "core/outcome.py"),
     _row("relay", "edge/pump.py"),
     _row("relay", "edge/http11.py"),
-    _row("relay", "edge/proxy.py"),
+    _row("relay", "edge/delivery.py"),
     _row("settle", "core/exchange.py"),
     _row("settle", "edge/services.py"),
     _row("settle", "edge/log.py"),
@@ -96,38 +99,49 @@ def phase_of(function: FunctionId) -> str | None:
 
 
 Callers = Mapping[FunctionId, tuple[int, int, float, float]]
+Mix = dict[str, float]  # shares of 1, by phase
 Stats = Mapping[FunctionId, tuple[int, int, float, float, Callers]]
 
 
 def by_phase(stats: Stats) -> dict[str, dict[FunctionId, float]]:
     """Seconds of own time, by phase and function."""
-    mixes: dict[FunctionId, dict[str, float]] = {}
+    mixes = _mixes(stats)
     phases: dict[str, dict[FunctionId, float]] = {}
     for function, (_, _, own_s, _, _) in stats.items():
-        for phase, share in _mix(function, stats, mixes, frozenset()).items():
-            own = phases.setdefault(phase, {})
-            own[function] = own.get(function, 0.0) + own_s * share
+        for phase, share in mixes[function].items():
+            phases.setdefault(phase, {})[function] = own_s * share
     return phases
 
 
-def _mix(
-    function: FunctionId, stats: Stats, known: dict[FunctionId, dict[str, float]], path: frozenset[FunctionId]
-) -> dict[str, float]:
-    """Which phases a function works for, as shares of 1: its own, else those of its callers by the time spent."""
-    if function in known:
-        return known[function]
-    phase = phase_of(function)
-    callers = {caller: row for caller, row in stats[function][4].items() if caller not in path and caller in stats}
-    total_s = sum(row[2] for row in callers.values())
-    if phase is not None or function in path or total_s <= 0:
-        mix = {phase or REST: 1.0}
-    else:
-        mix = {}
-        for caller, row in callers.items():
-            for name, share in _mix(caller, stats, known, path | {function}).items():
-                mix[name] = mix.get(name, 0.0) + share * row[2] / total_s
-    if not path:
-        known[function] = mix
+def _mixes(stats: Stats) -> dict[FunctionId, Mix]:
+    """Which phases a function works for: its own, else those of its callers by the time they spent in it.
+
+    Callers of callers take one pass each; what only calls itself stays with the rest.
+    """
+    mixes: dict[FunctionId, Mix] = {}
+    for function, (_, _, _, _, callers) in stats.items():
+        phase = phase_of(function)
+        if phase is not None or not callers:
+            mixes[function] = {phase or REST: 1.0}
+    undecided = [function for function in stats if function not in mixes]
+    for _ in range(PASSES):
+        for function in undecided:
+            mix = _mix_of_callers(stats[function][4], mixes)
+            if mix:
+                mixes[function] = mix
+    return {function: mixes.get(function, {REST: 1.0}) for function in stats}
+
+
+def _mix_of_callers(callers: Callers, mixes: Mapping[FunctionId, Mix]) -> Mix:
+    """Empty where nothing is known of any of them yet."""
+    known = {caller: row[2] for caller, row in callers.items() if caller in mixes}
+    total_s = sum(known.values())
+    if total_s <= 0:
+        known, total_s = dict.fromkeys(known, 1.0), float(len(known))
+    mix: Mix = {}
+    for caller, spent_s in known.items():
+        for phase, share in mixes[caller].items():
+            mix[phase] = mix.get(phase, 0.0) + share * spent_s / total_s
     return mix
 
 

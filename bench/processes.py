@@ -137,10 +137,12 @@ def _all_pids() -> list[int]:
 
 
 def _group_of(pid: int) -> int:
+    """-1 for what has ended, also where nobody has asked for its exit status yet (proc(5), stat)."""
     try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
+        state, _parent, group = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
         return -1
+    return -1 if state == "Z" else int(group)
 
 
 def _process_cpu_s(pid: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.context import FULL, Bench, Effort, Faulty, Measurement, Target
 from bench.instance import Instance
@@ -13,7 +14,7 @@ from bench.results import DIRECT, Run, Sample, Subject
 from bench.rivals.base import Rival
 from bench.scenarios import SCENARIOS
 from bench.scenarios.base import Scenario
-from bench.tools import ToolError, build_tools
+from bench.tools import BUILD, ToolError, build_tools
 
 Report = Callable[[str], None]
 
@@ -40,13 +41,13 @@ class _Session:
     instances: dict[str, Instance] = field(default_factory=dict)
 
 
-def execute(plan: Plan, report: Report) -> Run:
+def execute(plan: Plan, report: Report, build: Path = BUILD) -> Run:
     """Measures everything; whatever was started is stopped, also after an interruption."""
-    build_tools()
+    build_tools(build)
     cores = share_out(available_cores(), workers=max(rival.workers for rival in plan.rivals))
     run = Run(plan.command, describe().as_dict(), _pinning(cores), plan.effort_name)
     run.subjects.append(Subject(DIRECT, "load client straight to the mock upstream", ""))
-    bench = Bench(cores, plan.effort)
+    bench = Bench(cores, plan.effort, build)
     session = _Session(plan, bench, run, report)
     try:
         for rival in plan.rivals:
@@ -71,7 +72,7 @@ def _start(session: _Session, rival: Rival) -> None:
     """A rival that does not start is kept with its reason. One that waits for its turn is paused."""
     session.report(f"start {rival.name}")
     proxy_cores = frozenset(sorted(session.bench.cores.proxy)[-rival.workers :])
-    instance = Instance(rival, session.bench.mock.port, proxy_cores)
+    instance = Instance(rival, session.bench.mock.port, proxy_cores, session.bench.build)
     problem = version = ""
     try:
         instance.start()

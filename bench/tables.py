@@ -13,14 +13,24 @@ from bench.results import Run, Summary
 
 FOREIGN_NOTE = 0.1
 COLUMN_WIDTH = 15
-FIRST_COLUMN_WIDTH = 46
+FIRST_COLUMN_WIDTH = 50
+RATIO_WIDTH = 24
 
 
-def console_for(columns: int) -> Console:
-    """As wide as the table needs where nothing says how wide the terminal is."""
+def console_of(width: int) -> Console:
+    """At least so wide where there is no terminal that says how wide it is."""
     console = Console(highlight=False)
-    wanted = FIRST_COLUMN_WIDTH + columns * COLUMN_WIDTH
-    return console if console.is_terminal else Console(width=max(console.width, wanted), highlight=False)
+    return console if console.is_terminal else Console(width=max(console.width, width), highlight=False)
+
+
+def figures_width(subjects: int) -> int:
+    """What the table of figures needs."""
+    return max(FIRST_COLUMN_WIDTH + subjects * COLUMN_WIDTH, 120)
+
+
+def comparison_width() -> int:
+    """What the table of a comparison needs."""
+    return FIRST_COLUMN_WIDTH + 4 * RATIO_WIDTH
 
 
 def figures_table(run: Run) -> Table:

@@ -7,9 +7,7 @@ it is told to stop.
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
-import resource
 import secrets
 import signal
 import socket
@@ -35,6 +33,7 @@ from qproxy.edge.credentials import OAuthFile, StaticKey
 from qproxy.edge.listener import Listener, address_of, bind, closing_all
 from qproxy.edge.log import AccessLog
 from qproxy.edge.pool import Pool
+from qproxy.edge.process import connections_carried, tune_process
 from qproxy.edge.runtime import Runtime, current_runtime, run
 from qproxy.edge.services import Services
 from qproxy.edge.streams import open_stream
@@ -46,8 +45,6 @@ from qproxy.errors import InternalError, QProxyError
 __all__ = ["App", "Running", "direct_client", "run", "running", "serve"]
 
 USER_AGENT = f"qproxy/{__version__}"
-RESERVED_DESCRIPTORS = 64  # log, resolver, loop, credential files
-DESCRIPTORS_PER_CONNECTION = 2  # the client's and the upstream's
 
 
 class Health:
@@ -164,7 +161,7 @@ async def _background() -> AsyncIterator[anyio.abc.TaskGroup]:
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. `announce` gets the URL once connections are accepted. Raises OSError."""
-    _tune_process()
+    tune_process()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with running(settings) as proxy:
             announce(proxy.url)
@@ -206,10 +203,7 @@ def credentials_of(settings: Settings) -> dict[str, CredentialSource]:
 
 def max_connections(settings: Settings) -> int:
     """How many clients are let in: the setting, or what the descriptor limit carries."""
-    if settings.limits.max_connections:
-        return settings.limits.max_connections
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION)
+    return settings.limits.max_connections or connections_carried()
 
 
 def _default_first(upstreams: Mapping[str, Upstream], default: str | None) -> tuple[Upstream, ...]:
@@ -226,13 +220,3 @@ def _request_ids() -> Callable[[], bytes]:
 
 def _ignore(_: object) -> None:
     pass
-
-
-def _tune_process() -> None:
-    """Once, before serving: all that a start can do for the long run. Measured in docs/explanation/performance.md."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    gc.collect()
-    gc.freeze()  # what was imported is never garbage: no collection has to look at it again

@@ -35,8 +35,9 @@ class Attempt:
 class ExchangeRecord:
     """Every fact of a finished exchange; the one source of the access line and the metrics.
 
-    Times are seconds on the monotonic clock, 0.0 where the phase was not reached. `error` is a code of
-    `errors.CATALOGUE`, "" for an exchange that ended as it should, "client_closed" where the client left first.
+    `cut_through`: the body went up while it arrived; else it was stored first. Times are seconds on the monotonic
+    clock, 0.0 where the phase was not reached. `error` is a code of `errors.CATALOGUE`, "" for an exchange that ended
+    as it should, "client_closed" where the client left first.
     """
 
     request_id: str
@@ -49,6 +50,7 @@ class ExchangeRecord:
     status: int
     error: str
     phase: Phase
+    cut_through: bool
     request_bytes: int
     response_bytes: int
     started: float
@@ -61,8 +63,8 @@ class Exchange:
     """The facts of one request while it runs. Commits at most once, settles exactly once."""
 
     __slots__ = (
-        "answered", "attempt", "endpoint", "error", "failed_in", "method", "model", "path", "peer", "phase", "received",
-        "request_bytes", "request_id", "response_bytes", "started", "status", "upstream",
+        "answered", "attempt", "cut_through", "endpoint", "error", "failed_in", "method", "model", "path", "peer",
+        "phase", "received", "request_bytes", "request_id", "response_bytes", "started", "status", "upstream",
     )  # fmt: skip
 
     def __init__(self, request_id: bytes, peer: str, started: float) -> None:
@@ -78,6 +80,7 @@ class Exchange:
         self.error = ""
         self.failed_in: Phase | None = None
         self.phase = Phase.HEAD
+        self.cut_through = False
         self.attempt: Attempt | None = None
         self.request_bytes = 0
         self.response_bytes = 0
@@ -120,6 +123,7 @@ class Exchange:
             status=self.status,
             error=self.error,
             phase=reached,
+            cut_through=self.cut_through,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             started=self.started,

@@ -12,6 +12,8 @@ Sources: RFC 9112 6 and 7.1; `faults.md` C16, C17, U15.
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -22,6 +24,9 @@ STRICTER: dict[str, str] = {
     "control character in an extension": "h11 takes everything but LF; parsers differ on bare CR and NUL",
     "framing above four times the payload, after 64 KiB": "one-byte chunks keep a core busy (faults.md C17)",
     "trailers of more than 8 KiB": "h11 has no limit of its own for them",
+    "folded trailer": "RFC 9112 5.2 lets a server refuse it; h11 joins the lines",
+    "control character in a trailer": "h11 refuses only NUL and white space",
+    "bare LF in the trailers": "h11 takes it for a line end there, and nowhere else in a body",
 }
 """Chunked bodies that h11 accepts and this module refuses, each with its reason. Every row has a test."""
 
@@ -43,10 +48,17 @@ class FramingError(Exception):
 
 
 class Walker(Protocol):
-    """Checks one body. `done` turns True with its last byte; `rest` then has what came behind it."""
+    """Checks one body."""
 
-    done: bool
-    rest: bytes
+    @property
+    def done(self) -> bool:
+        """True from the last byte of the body on."""
+        ...
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the body."""
+        ...
 
     def walk(self, data: bytes) -> bytes:
         """The bytes to send on for the bytes of one read. Raises FramingError."""
@@ -112,15 +124,55 @@ class ChunkingWalker(CloseWalker):
         return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
+class TailHolder:
+    """Another walker's body, but for its last bytes: they are held until the body is complete, and leave as `edit`
+    gives them back. At least `window_bytes` are held; what is let go is the very object that came."""
+
+    __slots__ = ("_edit", "_held", "_held_bytes", "_inner", "_window_bytes")
+
+    def __init__(self, inner: Walker, window_bytes: int, edit: Callable[[bytes], bytes]) -> None:
+        self._inner = inner
+        self._window_bytes = window_bytes
+        self._edit = edit
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+
+    @property
+    def done(self) -> bool:
+        return self._inner.done
+
+    @property
+    def rest(self) -> bytes:
+        return self._inner.rest
+
+    def walk(self, data: bytes) -> bytes:
+        if self._inner.done:
+            return self._inner.walk(data)
+        piece = self._inner.walk(data)
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        if self._inner.done:
+            return self._edit(b"".join(self._held))
+        free: list[bytes] = []
+        while self._held_bytes - len(self._held[0]) >= self._window_bytes:
+            free.append(self._held.popleft())
+            self._held_bytes -= len(free[-1])
+        return free[0] if len(free) == 1 else b"".join(free)
+
+    def end_of_input(self) -> None:
+        self._inner.end_of_input()
+
+
 class _ChunkedBody:
     """The states of a chunked body. Children say what leaves: chunks or bare payload."""
 
-    __slots__ = ("_carry", "_in_trailer", "_left", "_payload", "_seen", "done", "rest")
+    __slots__ = ("_carry", "_in_trailer", "_left", "_payload", "_seen", "_trailer_bytes", "done", "rest")
 
     def __init__(self) -> None:
         self._carry = b""  # a size line, line end or trailer line that has come in part
         self._left = 0  # bytes of the current chunk still to come, with its line end: 2 means payload complete
         self._in_trailer = False
+        self._trailer_bytes = 0
         self._payload = 0
         self._seen = 0
         self.done = False
@@ -197,14 +249,21 @@ class _ChunkedBody:
         line_end = data.find(b"\r\n", at, at + _TRAILER_BYTES)
         if line_end < 0:
             self._carry = data[at:]
-            if len(self._carry) > _TRAILER_BYTES or b"\n" in self._carry or b"\r" in self._carry[:-1]:
+            if b"\n" in self._carry or b"\r" in self._carry[:-1]:
                 raise FramingError("malformed trailer")
+            self._check_trailer(len(self._carry))
             return len(data)
+        self._trailer_bytes += line_end + 2 - at
+        self._check_trailer(0)
         if line_end == at:
             self.done = True
         elif not _TRAILER_LINE.fullmatch(data, at, line_end):
             raise FramingError("malformed trailer")
         return line_end + 2
+
+    def _check_trailer(self, begun_bytes: int) -> None:
+        if self._trailer_bytes + begun_bytes > _TRAILER_BYTES:
+            raise FramingError("the trailers are too long")
 
 
 class ChunkReader(_ChunkedBody):

@@ -41,7 +41,8 @@ class KnownHeads:
         return known if line is None else known.with_length(int(line[1]))
 
     def _remember(self, rest: bytes, head: RequestHead) -> None:
-        if len(rest) > REMEMBERED_BYTES:
+        # A length in a spelling that is not cut out would hide a second one from the parser.
+        if len(rest) > REMEMBERED_BYTES or b"content-length" in rest.lower():
             return
         if len(self._heads) >= REMEMBERED:
             self._heads.clear()

@@ -88,6 +88,16 @@ class ModelRouter:
         upstream = self._or_default(pinned_upstream)
         return Choice(upstream, self._default_models.get(upstream) or None, rename=False)
 
+    def resolve_blind(self, pinned_upstream: str | None) -> Choice | None:
+        """Where a request goes whose model is not known yet; None where that depends on the model, or where a missing
+        one would have to be filled in. The model may still have to lose an `upstream:` prefix."""
+        if self._exact or self._prefixes or self._default_model:
+            return None
+        if pinned_upstream is None and len(self._upstream_names) > 1:
+            return None
+        choice = self.resolve(None, pinned_upstream)
+        return choice if choice.model is None else None
+
     def _route(self, model: str, pin: str | None) -> tuple[str | None, str]:
         """The upstream that rules and prefixes give (None: none), and the model's name there."""
         for target, rest in self._candidates(model):

@@ -23,7 +23,7 @@ from qproxy.core.limits import KIB
 from qproxy.errors import DownstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 WINDOW_BYTES = 64 * KIB
 MAX_DEPTH = 1024
@@ -100,6 +100,25 @@ def examine(pieces: Sequence[bytes], *, inspect_bytes: int, window_bytes: int = 
     return _facts_from_whole(b"".join(pieces))
 
 
+def examine_head(head: bytes) -> BodyFacts | None:
+    """The facts that the first bytes of a longer body show, for a body that goes up while it arrives; None where they
+    do not show the model. A second `model` behind them is not looked for."""
+    return _facts_from_ends(_Ends(head, b"", 0))
+
+
+def rename_in_tail(tail: bytes, new_name: Callable[[str], str]) -> bytes:
+    """The end of a body whose length has been announced, with `model` renamed where it stands there: white space behind
+    the shorter name makes up for it. A longer name does not fit, and the tail stays as it is."""
+    member = jsonscan.last_in_tail(tail, "model")
+    literal = b"" if member is None else tail[member.start : member.stop]
+    if member is None or not literal.startswith(b'"'):
+        return tail
+    renamed = orjson.dumps(new_name(str(jsonscan.loads(literal))))
+    if renamed == literal or len(renamed) > len(literal):
+        return tail
+    return tail[: member.start] + renamed.ljust(len(literal)) + tail[member.stop :]
+
+
 def apply(
     pieces: Sequence[bytes], facts: BodyFacts, edits: Sequence[Edit], *, window_bytes: int = WINDOW_BYTES
 ) -> list[Buffer]:
@@ -140,6 +159,7 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
 
 
 def _facts_from_ends(ends: _Ends) -> BodyFacts | None:
+    """None where the ends do not show a model that is a string."""
     model = ends.find("model") if ends.head.lstrip(b" \t\n\r").startswith(b"{") else None
     if model is None or not model.literal.startswith(b'"'):
         return None

@@ -13,7 +13,7 @@ TAIL_BYTES = 8 * 1024
 
 _FRAMING = re.compile(rb"(?:\A|\r\n)[0-9A-Fa-f]{1,16}\r\n")
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
-DONE_EVENT = re.compile(rb"data:\s*\[DONE\]")
+DONE_EVENT = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\]")  # at the start of a line: a model may write about it
 
 
 class TailWatch:

@@ -145,12 +145,17 @@ async def _first_connected(addresses: list[Address]) -> socket.socket:
         else:
             sock.close()
 
-    async with anyio.create_task_group() as race:
-        for address in addresses:
-            failed = anyio.Event()
-            race.start_soon(contend, address, failed)
-            with anyio.move_on_after(STAGGER_S):
-                await failed.wait()
+    try:
+        async with anyio.create_task_group() as race:
+            for address in addresses:
+                failed = anyio.Event()
+                race.start_soon(contend, address, failed)
+                with anyio.move_on_after(STAGGER_S):
+                    await failed.wait()
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
     if winner is None:
         raise httpcore.ConnectError(str(failures[0])) from failures[0]
     return winner

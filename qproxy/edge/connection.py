@@ -228,6 +228,21 @@ class Connection:
         self.body_arrived()
         return replay.seal()
 
+    async def receive_begin(self, window_bytes: int) -> bytes:
+        """The first bytes of a body, still in the buffer: as many as `window_bytes`, or all there are."""
+        stream = self.stream
+        self.invite_body()
+        body_s = self._services.timeouts.body_s
+        stream.set_clock(body_s, body_s, SLOWEST_UPLOAD_BYTES_PER_S)
+        try:
+            while len(stream.buffer) < window_bytes:
+                if not await stream.fill():
+                    raise DownstreamError("bad_request", "The request ended in the middle of its body.")
+        except StreamTimeout as exc:
+            raise bad_upload(exc) from exc
+        stream.stop_clock()
+        return stream.buffer
+
     def body_arrived(self) -> None:
         """The request is complete: from here on a client that ends has left, also one that ended already."""
         self._body_owed = False

@@ -16,7 +16,6 @@ from qproxy.core.exchange import Attempt
 from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker
 from qproxy.core.http1 import HEAD_END, ResponseHead, is_informational, parse_response_head
 from qproxy.core.limits import Limits
-from qproxy.core.replay import body_too_large
 from qproxy.core.splice import Buffer
 from qproxy.core.upstream import BaseUrl
 from qproxy.edge.connect import secure
@@ -47,10 +46,13 @@ class KnownBody:
 
 
 class LiveBody:
-    """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out. `arrived` is
-    called with its last byte."""
+    """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out.
 
-    __slots__ = ("_arrived", "_limit_bytes", "_moved_bytes", "_silence_s", "chunked", "pump", "source", "walker")
+    `first` are pieces that have come already, as they are to be sent. `keep` sees every further piece, and may raise
+    where there are too many. `arrived` is called with the last byte.
+    """
+
+    __slots__ = ("_arrived", "_keep", "_silence_s", "chunked", "first", "pump", "source", "walker")
 
     def __init__(
         self,
@@ -58,16 +60,17 @@ class LiveBody:
         walker: Walker,
         *,
         chunked: bool,
-        limit_bytes: int,
+        keep: Callable[[bytes], None] | None,
         silence_s: float,
         arrived: Callable[[], None],
+        first: Sequence[Buffer] = (),
     ) -> None:
         self.source = source
         self.walker = walker
         self.chunked = chunked
+        self.first = first
         self.pump: Pump | None = None
-        self._limit_bytes = limit_bytes
-        self._moved_bytes = 0
+        self._keep = keep
         self._silence_s = silence_s
         self._arrived = arrived
 
@@ -75,21 +78,21 @@ class LiveBody:
         raise NotImplementedError("a live body is pumped, not iterated")
         yield b""
 
-    def start(self, sink: Sink, notify: Callable[[], None]) -> Pump:
-        self.pump = Pump(self.source, sink, self.walker, tap=self._count, ending=self._end, notify=notify)
+    def start(self, sink: Stream, notify: Callable[[], None]) -> Pump:
+        for piece in self.first:
+            sink.put(piece)
+        self.pump = Pump(self.source, sink, self.walker, tap=self._keep, ending=self._end, notify=notify)
         self.source.set_clock(self._silence_s, self._silence_s, SLOWEST_UPLOAD_BYTES_PER_S)
         self.source.start_pump(self.pump)
+        if self.walker.done and not self.pump.done:
+            self.pump.feed(b"")  # all of it had come already
         return self.pump
 
     def stop(self) -> None:
         if self.pump is not None:
             self.source.stop_pump(self.pump)
             self.source.stop_clock()
-
-    def _count(self, piece: bytes) -> None:
-        self._moved_bytes += len(piece)
-        if self._moved_bytes > self._limit_bytes:
-            raise body_too_large(self._limit_bytes)
+            self.pump = None
 
     def _end(self) -> bytes:
         self._arrived()

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048  # the kernel caps it at net.core.somaxconn
 BATCH = 64
 PAUSE_S = 0.1
-_WEATHER = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_DEFECTS = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
+"""All other errors of accept(2) are weather: no descriptors, or what befell a connection while it waited."""
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nx-should-retry: true\r\nRetry-After: 1\r\n"
     b"Connection: close\r\nContent-Length: 126\r\n\r\n"
@@ -116,7 +117,7 @@ class Listener:
             except ConnectionAbortedError:
                 pass  # it left while it waited
             except OSError as exc:
-                if exc.errno not in _WEATHER:
+                if exc.errno in _DEFECTS:
                     raise
                 self._warn(exc)
                 await anyio.sleep(PAUSE_S)

@@ -81,6 +81,7 @@ def _pairs(record: ExchangeRecord) -> Iterable[str]:
     yield f"status={record.status or '-'}"
     yield f"upstream={record.upstream or '-'}"
     yield f"model={_quoted(record.model)}"
+    yield f"up={'live' if record.cut_through else 'stored'}"
     yield f"in={record.request_bytes} out={record.response_bytes}"
     yield f"body_ms={_since(record, record.received)}"
     yield f"first_ms={_since(record, record.answered)}"

@@ -95,6 +95,8 @@ class Pool(httpcore.AsyncConnectionPool):
             connection.discard()
         self._open.clear()
         self._idle.clear()
+        for waiter in self._line:
+            waiter.spot.wake()
 
     # --- what connections need
 
@@ -156,6 +158,8 @@ class Pool(httpcore.AsyncConnectionPool):
         try:
             with anyio.fail_after(wait_s):
                 while waiter.granted is None:
+                    if self._is_closed:
+                        raise httpcore.ConnectError("the pool is closed")
                     await waiter.spot.wait()
         except BaseException as exc:
             self._leave_line(waiter)

@@ -108,5 +108,7 @@ class Pump:
         self.done = True
         if self._walker.rest:
             self._source.give_back(self._walker.rest)
-        if self._notify is not None:
-            self._notify()
+        notify = self._notify
+        self._tap = self._ending = self._notify = None  # they hold whoever holds this pump
+        if notify is not None:
+            notify()

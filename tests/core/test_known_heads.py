@@ -16,6 +16,7 @@ LIMITS = Limits()
 FIELDS = st.sampled_from([
     b"Host: a.example", b"Host: b.example", b"Content-Length: 5", b"content-length: 7", b"Content-Length: 5, 5",
     b"Content-Length: +5", b"CONTENT-LENGTH: 9", b"Content-Length:5", b"Content-Length: 5 ", b"Content-Length : 5",
+    b"CONTENT-LENGTH: 0", b"Content-Length:0", b"Content-Length: 00", b"Content-Length: 0",
     b"X-Note: Content-Length: 4", b"Transfer-Encoding: chunked", b"Connection: close", b"Connection: x-note",
     b"Authorization: Bearer k", b"Expect: 100-continue", b"Accept-Encoding: gzip", b"X-Note: 1", b" folded: 3", b"bad",
 ])  # fmt: skip
@@ -57,6 +58,15 @@ def test_a_length_line_cannot_hide_another_one() -> None:
     known.parse(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
     with pytest.raises(QProxyError) as caught:
         known.parse(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n")
+    assert caught.value.code == "ambiguous_length"
+
+
+@pytest.mark.parametrize("spelling", [b"CONTENT-LENGTH: 0", b"Content-Length:0", b"content-length: 0 "])
+def test_a_length_of_nothing_in_another_spelling_cannot_hide_one_either(spelling: bytes) -> None:
+    known = KnownHeads(LIMITS)
+    assert known.parse(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % spelling).content_length == 0
+    with pytest.raises(QProxyError) as caught:
+        known.parse(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n%b\r\n\r\n" % spelling)
     assert caught.value.code == "ambiguous_length"
 
 

@@ -49,8 +49,10 @@ class Player:
 async def playing(**flags: object) -> AsyncIterator[Player]:
     """A player inside the block; `flags` are settings of the proxy."""
     player = Player()
-    async with scripted_upstream([player.play]) as upstream:
-        async with app.running(settings_for(f"{upstream.url}/v1", **flags)) as proxy:
-            player.url = proxy.url
-            player.upstream = upstream
-            yield player
+    async with (
+        scripted_upstream([player.play]) as upstream,
+        app.running(settings_for(f"{upstream.url}/v1", None, **flags)) as proxy,
+    ):
+        player.url = proxy.url
+        player.upstream = upstream
+        yield player

@@ -1,0 +1,103 @@
+"""The way down: an upstream's answer, from the verdict to its last byte, or to an end that nobody takes for clean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qproxy.core.exchange import Exchange
+from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker, relay_walker
+from qproxy.core.http1 import RequestHead, ResponseHead
+from qproxy.core.local import foreign_error_answer, sse_error_event
+from qproxy.core.outcome import Verdict, judge
+from qproxy.core.outgoing import CHUNKED, content_length, response_head
+from qproxy.core.route import ForwardEndpoint
+from qproxy.core.sse import TailWatch
+from qproxy.edge.http11 import UpstreamResponse
+from qproxy.edge.services import Services
+from qproxy.edge.streams import StreamLost, StreamTimeout
+from qproxy.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from qproxy.edge.connection import Connection
+
+
+async def deliver(
+    connection: Connection,
+    head: RequestHead,
+    exchange: Exchange,
+    services: Services,
+    endpoint: ForwardEndpoint,
+    response: UpstreamResponse,
+) -> None:
+    if response.early:
+        connection.close_after()
+    if judge(response.head) is Verdict.WRAP:
+        connection.answer_error(foreign_error_answer(response.status, exchange.request_id), exchange)
+        return
+    walker, framing = _downstream_framing(response.head, head)
+    if not framing and not walker.done:
+        connection.delimit_by_close()
+    opening = response.open(walker)
+    end = LAST_CHUNK if framing is CHUNKED else b""
+    tail = TailWatch() if response.head.is_stream else None
+
+    def ending() -> bytes:
+        if tail is not None and not tail.is_complete(endpoint.end_markers):
+            raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
+        return end
+
+    if tail is not None:
+        tail.see(opening)
+    exchange.commit(response.status, services.runtime.now())
+    begun = response_head(response.head, framing=framing, own=_own_lines(connection, response.head)) + opening
+    exchange.response_bytes = len(opening)
+    try:
+        try:
+            begun += ending() if response.done else b""
+        finally:
+            connection.stream.put(begun)
+        if not response.done:
+            idle_s = services.timeouts.stream_idle_s
+            tap = tail.see if tail is not None else None
+            exchange.response_bytes += await response.relay(connection.stream, idle_s=idle_s, tap=tap, ending=ending)
+    except (FramingError, StreamTimeout, StreamLost, UpstreamError) as exc:
+        error = _after_commit(exc)
+        _break_off(connection, error, tail, framing)
+        raise error from exc
+    connection.answer_complete()
+
+
+def _downstream_framing(response: ResponseHead, request: RequestHead) -> tuple[Walker, bytes]:
+    """The walker of the body, and the header line that announces it; no line: the connection's end is the body's."""
+    length = response.content_length
+    if response.bodyless:
+        return relay_walker(0, chunked=False), b""
+    if length is not None:
+        return relay_walker(length, chunked=False), content_length(length)
+    if request.http_10:
+        return bare_walker(None, chunked=response.chunked), b""
+    return relay_walker(None, chunked=response.chunked), CHUNKED
+
+
+def _own_lines(connection: Connection, response: ResponseHead) -> bytes:
+    lines = connection.own_lines
+    if response.has_request_id:  # the upstream's own id is worth more to whoever asks its support
+        lines = lines[lines.index(b"\r\n") + 2 :]
+    return lines
+
+
+def _after_commit(cause: Exception) -> UpstreamError:
+    if isinstance(cause, UpstreamError):
+        return cause
+    if isinstance(cause, StreamTimeout):
+        return UpstreamError("stream_idle_timeout", "The upstream fell silent in the middle of its answer.")
+    return UpstreamError("upstream_closed", "The upstream broke off in the middle of its answer.")
+
+
+def _break_off(connection: Connection, error: UpstreamError, tail: TailWatch | None, framing: bytes) -> None:
+    """Never a clean end: say what happened where an event may stand, then leave the body without its last chunk."""
+    connection.close_after()
+    stream = connection.stream
+    if tail is not None and tail.at_event_boundary():
+        event = sse_error_event(error)
+        stream.put(b"%x\r\n%b\r\n" % (len(event), event) if framing is CHUNKED else event)

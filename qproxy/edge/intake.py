@@ -1,0 +1,171 @@
+"""The way up: what is sent to which upstream, and whether it is stored first or goes up while it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from qproxy.core.admit import check_json_content_type
+from qproxy.core.exchange import Exchange, Phase
+from qproxy.core.framing import LengthWalker, TailHolder, Walker, upload_walker
+from qproxy.core.http1 import RequestHead
+from qproxy.core.models import Choice
+from qproxy.core.replay import ReplayBuffer, SizeLimit
+from qproxy.core.route import BodyRule, ForwardEndpoint, Route
+from qproxy.core.splice import (
+    WINDOW_BYTES,
+    BodyFacts,
+    Buffer,
+    DefaultModel,
+    Edit,
+    IncludeUsage,
+    Rename,
+    apply,
+    examine,
+    examine_head,
+    rename_in_tail,
+)
+from qproxy.edge.http11 import KnownBody, LiveBody
+from qproxy.edge.services import Services
+from qproxy.edge.upstreams import Outgoing
+
+if TYPE_CHECKING:
+    from qproxy.edge.connection import Connection
+
+
+async def prepare(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route
+) -> Outgoing:
+    """What goes up: the whole body where it may have to be edited, else whatever arrives."""
+    endpoint = route.endpoint
+    assert isinstance(endpoint, ForwardEndpoint)
+    exchange.enter(Phase.RECEIVING)
+    pinned = head.pinned_upstream.decode("latin-1") if head.pinned_upstream is not None else None
+    if endpoint.body is BodyRule.JSON:
+        return await _prepare_json(connection, head, exchange, services, endpoint.upstream_path(route.tail), pinned)
+    choice = services.models.resolve(None, pinned)
+    exchange.upstream = choice.upstream
+    connection.check_size(head)
+    body = None
+    if head.has_body:
+        connection.invite_body()
+        limit = services.limits.body_bytes
+        body = _live_body(connection, head, services, upload_walker(head.content_length), SizeLimit(limit).count)
+    exchange.request_bytes = size = head.content_length or 0
+    path = endpoint.upstream_path(route.tail)
+    return Outgoing(choice.upstream, path, head, body, wants_identity=False, is_plain=True, body_bytes=size)
+
+
+async def _prepare_json(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, path: bytes, pinned: str | None
+) -> Outgoing:
+    check_json_content_type(head.content_type, head.content_encoding)
+    if _may_cut_through(head, services):
+        outgoing = await _cut_through(connection, head, exchange, services, path, pinned)
+        if outgoing is not None:
+            return outgoing
+    pieces = await connection.receive_body(head)
+    exchange.received = services.runtime.now()
+    facts = examine(pieces, inspect_bytes=services.limits.inspect_bytes)
+    choice = services.models.resolve(facts.model, pinned)
+    exchange.upstream = choice.upstream
+    exchange.model = choice.model
+    edits = _edits(choice, facts, include_usage=services.include_usage)
+    body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
+    exchange.request_bytes = body.size
+    return Outgoing(
+        choice.upstream,
+        path,
+        head,
+        body,
+        wants_identity=facts.stream is not False,
+        is_plain=facts.stream is not True,
+        body_bytes=body.size,
+    )
+
+
+def _may_cut_through(head: RequestHead, services: Services) -> bool:
+    """Long enough to be worth it, and of a length that the outgoing head can announce."""
+    length = head.content_length
+    return length is not None and length > services.limits.inspect_bytes and not services.include_usage
+
+
+async def _cut_through(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, path: bytes, pinned: str | None
+) -> Outgoing | None:
+    """A long body goes up while it arrives, where all that the outgoing head needs is known from its first bytes.
+
+    Either these show the model, or nothing depends on it: then the body's last bytes are held, since a model that
+    stands there may still have to lose the name of the upstream (`decisions.md`, Bodies). None: it has to be stored.
+    """
+    assert head.content_length is not None
+    connection.check_size(head)
+    begun = await connection.receive_begin(WINDOW_BYTES)
+    facts = examine_head(begun[:WINDOW_BYTES])
+    limits = services.limits
+    keep = ReplayBuffer(limits.body_bytes).put
+    walker: Walker = LengthWalker(head.content_length)
+    if facts is not None:
+        choice = services.models.resolve(facts.model, pinned)
+        came = walker.walk(connection.stream.take_all())
+        first = apply([came], facts, _edits(choice, facts, include_usage=False))
+        size = head.content_length + sum(map(len, first)) - len(came)
+        body = _live_body(connection, head, services, walker, keep, first)
+    else:
+        blind = services.models.resolve_blind(pinned)
+        if blind is None:
+            return None
+        choice = blind
+
+        def new_name(model: str) -> str:
+            exchange.model = services.models.resolve(model, pinned).model
+            return exchange.model or model
+
+        walker = TailHolder(walker, WINDOW_BYTES, lambda tail: rename_in_tail(tail, new_name))
+        size = head.content_length
+        body = _live_body(connection, head, services, walker, keep)
+    exchange.upstream = choice.upstream
+    exchange.model = choice.model
+    exchange.cut_through = True
+    exchange.request_bytes = size
+    stream = None if facts is None else facts.stream
+    return Outgoing(
+        choice.upstream,
+        path,
+        head,
+        body,
+        wants_identity=stream is not False,
+        is_plain=stream is not True,
+        body_bytes=size,
+    )
+
+
+def _live_body(
+    connection: Connection,
+    head: RequestHead,
+    services: Services,
+    walker: Walker,
+    keep: Callable[[bytes], None],
+    first: Sequence[Buffer] = (),
+) -> LiveBody:
+    return LiveBody(
+        connection.stream,
+        walker,
+        chunked=head.content_length is None,
+        keep=keep,
+        silence_s=services.timeouts.body_s,
+        arrived=connection.body_arrived,
+        first=first,
+    )
+
+
+def _edits(choice: Choice, facts: BodyFacts, *, include_usage: bool) -> list[Edit]:
+    edits: list[Edit] = []
+    if choice.model is not None:
+        if choice.rename:
+            edits.append(Rename(choice.model))
+        elif not facts.has_model:
+            edits.append(DefaultModel(choice.model))
+    if include_usage:
+        edits.append(IncludeUsage())
+    return edits

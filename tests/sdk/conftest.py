@@ -1,0 +1,48 @@
+"""For every loop a proxy that lives as long as a test module, and clients of the official SDK."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+
+from tests.support.sdk_stage import CLIENT_KEY, Stage, stage_on
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(backend: str) -> object:
+    """An async client runs on the same kind of loop as the proxy, in another thread."""
+    return LOOPS[backend]
+
+
+@pytest.fixture(scope="module")
+def stage(backend: str) -> Iterator[Stage]:
+    with stage_on(backend) as running_stage:
+        yield running_stage
+
+
+@pytest.fixture(scope="module")
+def client(stage: Stage) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=stage.base_url, api_key=CLIENT_KEY, max_retries=0) as sync_client:
+        yield sync_client
+
+
+@pytest.fixture
+async def async_client(stage: Stage) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=stage.base_url, api_key=CLIENT_KEY, max_retries=0) as client:
+        yield client
