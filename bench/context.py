@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bench.instance import Instance
 
 LEFTOVER_S = 10.0  # how long a slow proxy may work on requests whose clients have left
+QUIET_POLL_S = 0.002
 FOREIGN_MIN_S = 0.3  # below it the tick of /proc/stat is too coarse to tell
 
 
@@ -99,6 +100,13 @@ class Bench:
     def close(self) -> None:
         """Stops the mock."""
         self.mock.server.stop()
+
+    def wait_quiet(self, limit_s: float) -> int:
+        """Waits until no proxy holds a stream of the mock any more; how many there are after `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        while (streams := self.mock.stats().active_streams) and time.monotonic() < deadline:
+            time.sleep(QUIET_POLL_S)
+        return streams
 
     def body(self, size_bytes: int, *, stream: bool = False, order: KeyOrder = "messages first") -> Path:
         """The file with a chat request of this size."""

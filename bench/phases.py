@@ -171,11 +171,11 @@ def _profile(scenario: str, backend: str, bench: Bench) -> int:
     if own is not None:
         _show_own(own, piece)
         return 0
-    plain_us = _measure(qproxy(backend), scenario, bench)
+    plain = _measure(qproxy(backend), scenario, bench)
     stats_file = BUILD / "profile.stats"
     stats_file.unlink(missing_ok=True)
-    profiled_us = _measure(_profiled(backend, stats_file), scenario, bench, stats_file)
-    _show_cprofile(stats_file, piece, plain_us, profiled_us)
+    profiled = _measure(_profiled(backend, stats_file), scenario, bench, stats_file)
+    _show_cprofile(stats_file, piece, plain, profiled)
     return 0
 
 
@@ -193,6 +193,19 @@ def _own_phases(scenario: str, backend: str, bench: Bench) -> dict[str, float] |
     return phases_us
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU time of the proxy, and for how many requests or chunks."""
+
+    cpu_s: float
+    pieces: int
+
+    @property
+    def each_us(self) -> float:
+        """Microseconds per piece."""
+        return self.cpu_s * 1e6 / self.pieces
+
+
 def _profiled(backend: str, stats_file: Path) -> Rival:
     def command(site: Site) -> Command:
         argv = (sys.executable, "-m", "bench.profiled", str(stats_file), *serve_argv(site, backend))
@@ -201,8 +214,8 @@ def _profiled(backend: str, stats_file: Path) -> Rival:
     return Rival("qproxy", "under cProfile", ThisRepository(), command)
 
 
-def _measure(rival: Rival, scenario: str, bench: Bench, stats_file: Path | None = None) -> float:
-    """CPU microseconds per piece; with `stats_file` the profile runs meanwhile."""
+def _measure(rival: Rival, scenario: str, bench: Bench, stats_file: Path | None = None) -> Cost:
+    """With `stats_file` the profile runs meanwhile."""
     instance = Instance(rival, bench.mock.port, bench.cores.proxy)
     instance.start()
     try:
@@ -218,7 +231,7 @@ def _measure(rival: Rival, scenario: str, bench: Bench, stats_file: Path | None 
     pieces = result.requests if scenario == "T1" else result.events
     if not pieces:
         raise ToolError(f"nothing came through: {result.first_error}")
-    return result.cpu_s["proxy"] * 1e6 / pieces
+    return Cost(result.cpu_s["proxy"], pieces)
 
 
 def _load(scenario: str, bench: Bench, target: Target) -> LoadResult:
@@ -254,11 +267,11 @@ def _show_own(phases_us: Mapping[str, float], piece: str) -> None:
     Console().print(table)
 
 
-def _show_cprofile(stats_file: Path, piece: str, plain_us: float, profiled_us: float) -> None:
+def _show_cprofile(stats_file: Path, piece: str, plain: Cost, profiled: Cost) -> None:
     raw: Stats = pstats.Stats(str(stats_file)).stats  # type: ignore[attr-defined]
     phases = by_phase(raw)
     total_s = sum(sum(functions.values()) for functions in phases.values())
-    table = Table(title=f"where the {plain_us:.1f} µs of CPU time per {piece} go")
+    table = Table(title=f"where the {plain.each_us:.1f} µs of CPU time per {piece} go")
     for name in ("phase", "share", "≈ µs", "most of it in"):
         table.add_column(name, justify="right" if name in ("share", "≈ µs") else "left")
     for phase in ORDER:
@@ -266,11 +279,12 @@ def _show_cprofile(stats_file: Path, piece: str, plain_us: float, profiled_us: f
         share = sum(functions.values()) / total_s
         top = sorted(functions, key=lambda function: -functions[function])[:4]
         names = ", ".join(f"{_name(function)} {functions[function] / total_s:.1%}" for function in top)
-        table.add_row(phase, f"{share:.1%}", f"{share * plain_us:.1f}", names)
+        table.add_row(phase, f"{share:.1%}", f"{share * plain.each_us:.1f}", names)
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"Shares are from cProfile, which slowed the {piece} from {plain_us:.1f} to {profiled_us:.1f} µs: code of many "
-        f"small calls looks dearer than it is. The µs are those shares of the undisturbed time, so an estimate. "
-        f"`{REST}` is the event loop with its system calls, and whatever no phase called."
+        f"Shares are from cProfile, which slowed the {piece} from {plain.each_us:.1f} to {profiled.each_us:.1f} µs: "
+        "code of many small calls looks dearer than it is. The µs are those shares of the undisturbed time, so an "
+        f"estimate. `{REST}` is the event loop with its system calls, and whatever no phase called; uvloop's own code "
+        "is not seen."
     )

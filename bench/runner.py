@@ -17,6 +17,7 @@ from bench.scenarios.base import Scenario
 from bench.tools import BUILD, ToolError, build_tools
 
 Report = Callable[[str], None]
+QUIET_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ def _take_turn(session: _Session, round_: int, scenario: Scenario, instance: Ins
             instance.restart()
         instance.server.resume()
         _measure(session, round_, scenario, Target(name, instance.target, instance.command.headers, instance))
+        if session.bench.wait_quiet(QUIET_S):  # the mock would go on feeding what this proxy has not let go of
+            instance.restart()
         if instance.running:
             instance.server.pause()
     except StartError as exc:

@@ -55,8 +55,8 @@ def figures_table(run: Run) -> Table:
 def _cell(figure: Figure, summary: Summary | None) -> str:
     if summary is None:
         return ""
-    spread = summary.spread / abs(summary.median) if summary.median else 0.0
-    return f"{summary.median:,.{figure.digits}f} ±{spread:.0%}"
+    text = f"{summary.median:,.{figure.digits}f}"
+    return f"{text} ±{summary.spread / abs(summary.median):.0%}" if summary.median and summary.spread else text
 
 
 def goals_table(verdicts: list[Verdict]) -> Table:

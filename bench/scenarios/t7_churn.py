@@ -12,7 +12,6 @@ CONNECTIONS = 100
 CHUNKS = 50
 PACE = 200
 QUIET_S = 5.0
-POLL_S = 0.002
 
 
 class Churn:
@@ -42,8 +41,7 @@ class Churn:
     def _quiet_after_s(self, bench: Bench, into: Measurement) -> float:
         """Seconds until the upstream has no open stream any more."""
         begun = time.monotonic()
-        while (streams := bench.mock.stats().active_streams) and time.monotonic() - begun < QUIET_S:
-            time.sleep(POLL_S)
+        streams = bench.wait_quiet(QUIET_S)
         if streams:
             into.faults.append(f"{streams} upstream streams still open after {QUIET_S:.0f} s")
         return time.monotonic() - begun

@@ -12,8 +12,6 @@ Sources: RFC 9112 6 and 7.1; `faults.md` C16, C17, U15.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -122,45 +120,6 @@ class ChunkingWalker(CloseWalker):
 
     def walk(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-class TailHolder:
-    """Another walker's body, but for its last bytes: they are held until the body is complete, and leave as `edit`
-    gives them back. At least `window_bytes` are held; what is let go is the very object that came."""
-
-    __slots__ = ("_edit", "_held", "_held_bytes", "_inner", "_window_bytes")
-
-    def __init__(self, inner: Walker, window_bytes: int, edit: Callable[[bytes], bytes]) -> None:
-        self._inner = inner
-        self._window_bytes = window_bytes
-        self._edit = edit
-        self._held: deque[bytes] = deque()
-        self._held_bytes = 0
-
-    @property
-    def done(self) -> bool:
-        return self._inner.done
-
-    @property
-    def rest(self) -> bytes:
-        return self._inner.rest
-
-    def walk(self, data: bytes) -> bytes:
-        if self._inner.done:
-            return self._inner.walk(data)
-        piece = self._inner.walk(data)
-        self._held.append(piece)
-        self._held_bytes += len(piece)
-        if self._inner.done:
-            return self._edit(b"".join(self._held))
-        free: list[bytes] = []
-        while self._held_bytes - len(self._held[0]) >= self._window_bytes:
-            free.append(self._held.popleft())
-            self._held_bytes -= len(free[-1])
-        return free[0] if len(free) == 1 else b"".join(free)
-
-    def end_of_input(self) -> None:
-        self._inner.end_of_input()
 
 
 class _ChunkedBody:

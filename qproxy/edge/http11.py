@@ -16,6 +16,7 @@ from qproxy.core.exchange import Attempt
 from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker
 from qproxy.core.http1 import HEAD_END, ResponseHead, is_informational, parse_response_head
 from qproxy.core.limits import Limits
+from qproxy.core.replay import HeldTail
 from qproxy.core.splice import Buffer
 from qproxy.core.upstream import BaseUrl
 from qproxy.edge.connect import secure
@@ -49,10 +50,10 @@ class LiveBody:
     """A request body that goes up while it arrives at `source`, in the framing that `walker` lets out.
 
     `first` are pieces that have come already, as they are to be sent. `keep` sees every further piece, and may raise
-    where there are too many. `arrived` is called with the last byte.
+    where there are too many. `tail` holds the end back until it is complete. `arrived` is called with the last byte.
     """
 
-    __slots__ = ("_arrived", "_keep", "_silence_s", "chunked", "first", "pump", "source", "walker")
+    __slots__ = ("_arrived", "_keep", "_silence_s", "_tail", "chunked", "first", "pump", "source", "walker")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class LiveBody:
         silence_s: float,
         arrived: Callable[[], None],
         first: Sequence[Buffer] = (),
+        tail: HeldTail | None = None,
     ) -> None:
         self.source = source
         self.walker = walker
@@ -71,6 +73,7 @@ class LiveBody:
         self.first = first
         self.pump: Pump | None = None
         self._keep = keep
+        self._tail = tail
         self._silence_s = silence_s
         self._arrived = arrived
 
@@ -81,7 +84,8 @@ class LiveBody:
     def start(self, sink: Stream, notify: Callable[[], None]) -> Pump:
         for piece in self.first:
             sink.put(piece)
-        self.pump = Pump(self.source, sink, self.walker, tap=self._keep, ending=self._end, notify=notify)
+        hold = None if self._tail is None else self._tail.push
+        self.pump = Pump(self.source, sink, self.walker, tap=self._keep, hold=hold, ending=self._end, notify=notify)
         self.source.set_clock(self._silence_s, self._silence_s, SLOWEST_UPLOAD_BYTES_PER_S)
         self.source.start_pump(self.pump)
         if self.walker.done and not self.pump.done:
@@ -96,6 +100,8 @@ class LiveBody:
 
     def _end(self) -> bytes:
         self._arrived()
+        if self._tail is not None:
+            return self._tail.finish()
         return LAST_CHUNK if self.chunked else b""
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from qproxy.core.admit import check_json_content_type
 from qproxy.core.exchange import Exchange, Phase
-from qproxy.core.framing import LengthWalker, TailHolder, Walker, upload_walker
+from qproxy.core.framing import LengthWalker, Walker, upload_walker
 from qproxy.core.http1 import RequestHead
 from qproxy.core.models import Choice
-from qproxy.core.replay import ReplayBuffer, SizeLimit
+from qproxy.core.replay import HeldTail, ReplayBuffer, SizeLimit
 from qproxy.core.route import BodyRule, ForwardEndpoint, Route
 from qproxy.core.splice import (
     WINDOW_BYTES,
@@ -104,7 +104,7 @@ async def _cut_through(
     facts = examine_head(begun[:WINDOW_BYTES])
     limits = services.limits
     keep = ReplayBuffer(limits.body_bytes).put
-    walker: Walker = LengthWalker(head.content_length)
+    walker = LengthWalker(head.content_length)
     if facts is not None:
         choice = services.models.resolve(facts.model, pinned)
         came = walker.walk(connection.stream.take_all())
@@ -121,9 +121,9 @@ async def _cut_through(
             exchange.model = services.models.resolve(model, pinned).model
             return exchange.model or model
 
-        walker = TailHolder(walker, WINDOW_BYTES, lambda tail: rename_in_tail(tail, new_name))
         size = head.content_length
-        body = _live_body(connection, head, services, walker, keep)
+        held = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
+        body = _live_body(connection, head, services, walker, keep, tail=held)
     exchange.upstream = choice.upstream
     exchange.model = choice.model
     exchange.cut_through = True
@@ -147,6 +147,7 @@ def _live_body(
     walker: Walker,
     keep: Callable[[bytes], None],
     first: Sequence[Buffer] = (),
+    tail: HeldTail | None = None,
 ) -> LiveBody:
     return LiveBody(
         connection.stream,
@@ -156,6 +157,7 @@ def _live_body(
         silence_s=services.timeouts.body_s,
         arrived=connection.body_arrived,
         first=first,
+        tail=tail,
     )
 
 

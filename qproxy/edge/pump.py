@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qproxy.core.framing import FramingError, Walker
+from qproxy.core.splice import Buffer
 from qproxy.errors import QProxyError
 
 
@@ -17,7 +18,7 @@ class Sink(Protocol):
         """More should not be put until there is room again."""
         ...
 
-    def put(self, data: bytes, /) -> None: ...
+    def put(self, data: Buffer, /) -> None: ...
 
 
 class Source(Protocol):
@@ -35,11 +36,12 @@ class Source(Protocol):
 class Pump:
     """Moves one body from a stream's read callback into a sink.
 
-    `tap` sees what leaves. `ending` is asked once, when the walker has seen the whole body, for bytes to put behind it
-    in the same write; it may raise to end the body without them. `notify` is called at the end, good or bad.
+    `tap` sees what leaves. `hold` says how much of it may go on at once; it keeps the rest. `ending` is asked once,
+    when the walker has seen the whole body, for bytes to put behind it in the same write; it may raise to end the body
+    without them. `notify` is called at the end, good or bad.
     """
 
-    __slots__ = ("_ending", "_notify", "_source", "_tap", "_walker", "done", "error", "moved_bytes", "sink")
+    __slots__ = ("_ending", "_hold", "_notify", "_source", "_tap", "_walker", "done", "error", "moved_bytes", "sink")
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Pump:
         walker: Walker,
         *,
         tap: Callable[[bytes], None] | None = None,
+        hold: Callable[[bytes], Sequence[Buffer]] | None = None,
         ending: Callable[[], bytes] | None = None,
         notify: Callable[[], None] | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class Pump:
         self.sink = sink
         self._walker = walker
         self._tap = tap
+        self._hold = hold
         self._ending = ending
         self._notify = notify
         self.done = False
@@ -87,6 +91,10 @@ class Pump:
             self.moved_bytes += len(out)
             if self._tap is not None:
                 self._tap(out)
+            if self._hold is not None:
+                for part in self._hold(out):
+                    self.sink.put(part)
+                out = b""
         if self._walker.done:
             failure: Exception | None = None
             try:
@@ -97,11 +105,11 @@ class Pump:
             if out:
                 self.sink.put(out)
             self._end(failure)
-        elif out:
-            sink = self.sink
-            sink.put(out)
-            if sink.congested:
-                self._source.pause_for(sink)
+        else:
+            if out:
+                self.sink.put(out)
+            if self.sink.congested:
+                self._source.pause_for(self.sink)
 
     def _end(self, error: Exception | None) -> None:
         self.error = error
@@ -109,6 +117,6 @@ class Pump:
         if self._walker.rest:
             self._source.give_back(self._walker.rest)
         notify = self._notify
-        self._tap = self._ending = self._notify = None  # they hold whoever holds this pump
+        self._tap = self._hold = self._ending = self._notify = None  # they hold whoever holds this pump
         if notify is not None:
             notify()

@@ -17,7 +17,7 @@ def ours(file: str, name: str) -> FunctionId:
 
 
 HEAD = ours("core/http1.py", "parse_request_head")
-DELIVER = ours("edge/proxy.py", "_deliver")
+DELIVER = ours("edge/delivery.py", "deliver")
 PUT = ours("edge/streams.py", "put")
 SEND = ("~", 0, "<method 'send' of '_socket.socket' objects>")
 LOOP = ("/usr/lib/python3/asyncio/base_events.py", 1, "_run_once")

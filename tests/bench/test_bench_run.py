@@ -12,7 +12,7 @@ from bench.context import Effort
 from bench.results import Run
 from bench.rivals.base import Command, Rival, Site
 from bench.runner import Plan, execute
-from bench.scenarios import SCENARIOS, t1_small, t4_paced
+from bench.scenarios import SCENARIOS, t1_small, t4_paced, t5_memory
 from tests.bench.bench_field import TINY
 
 
@@ -47,6 +47,8 @@ def run_of(tools: Path, rivals: tuple[Rival, ...], *scenarios: str, effort: Effo
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(t1_small, "CONNECTIONS", (1, 8))
     monkeypatch.setattr(t4_paced, "STREAMS", 5)
+    monkeypatch.setattr(t5_memory, "SETTLE_S", 0.05)
+    monkeypatch.setattr(t5_memory, "HOLD_S", 0.05)
     monkeypatch.setattr(t4_paced, "RAMP_S", 0.05)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -40,17 +40,28 @@ def bodies(draw: st.DrawFn) -> bytes:
     return f"{outside}{written(members, draw(SPACES))}{outside}".encode()
 
 
-@st.composite
-def long_bodies(draw: st.DrawFn) -> bytes:
-    """Objects above `inspect_bytes` whose model stands in front of, behind or in the middle of the long member."""
-    text = draw(st.sampled_from(["x", "long ", "é", r"\ud800", r"\\", '\\"model\\":'])) * draw(
-        st.integers(70_000, 90_000)
-    )
-    members = draw(st.lists(OTHER_ENTRIES, max_size=3))
-    members.append(Entry('"messages"', ":", f'["{text}","{"pad" * 65_536}"]', draw(SPACES)))
-    model = draw(entries([r'"model"', r'"m\u006fdel"'], st.text(max_size=9).map(json.dumps)))
-    members.insert(draw(st.integers(0, len(members))), model)
-    return written(members, draw(SPACES)).encode()
+class LongBody(NamedTuple):
+    """An object above `inspect_bytes`, as small as it can be told: `text` is repeated in one of its members."""
+
+    members: list[Entry]
+    at: int
+    text: str
+    model: Entry
+
+    def written(self) -> bytes:
+        """Its bytes, the long member and the model in the midst of the others."""
+        long = Entry('"messages"', ":", f'["{self.text * (400_000 // len(self.text))}"]', " ")
+        members = [*self.members[: self.at], long, *self.members[self.at :], self.model]
+        return written(members if len(self.members) % 2 else members[::-1]).encode()
+
+
+LONG_BODIES = st.builds(
+    LongBody,
+    st.lists(OTHER_ENTRIES, max_size=4),
+    st.integers(0, 4),
+    st.sampled_from(["x", "long ", "é", r"\ud800", r"\\", r"\"model\":"]),
+    entries([r'"model"', r'"m\u006fdel"'], st.text(max_size=9).map(json.dumps)),
+)
 
 
 async def arrived(client: RawClient, simulator: Simulator, *sent: bytes) -> bytes:
@@ -88,19 +99,21 @@ async def test_json_in_chunks(
 
 
 @SELDOM
-@given(body=long_bodies(), cuts=CUTS)
+@given(long=LONG_BODIES, cuts=CUTS)
 async def test_long_json_with_content_length(
-    proxy: app.Running, simulator: Simulator, body: bytes, cuts: list[int]
+    proxy: app.Running, simulator: Simulator, long: LongBody, cuts: list[int]
 ) -> None:
+    body = long.written()
     async with raw_client(proxy.url) as client:
         assert await arrived(client, simulator, *cut_at(post("/v1/chat/completions", body), cuts)) == body
 
 
 @SELDOM
-@given(body=long_bodies(), cuts=CUTS, wire_cuts=CUTS)
+@given(long=LONG_BODIES, cuts=CUTS, wire_cuts=CUTS)
 async def test_long_json_in_chunks(
-    proxy: app.Running, simulator: Simulator, body: bytes, cuts: list[int], wire_cuts: list[int]
+    proxy: app.Running, simulator: Simulator, long: LongBody, cuts: list[int], wire_cuts: list[int]
 ) -> None:
+    body = long.written()
     request = request_head("POST", "/v1/chat/completions", JSON, b"Transfer-Encoding: chunked")
     async with raw_client(proxy.url) as client:
         wire = request + b"".join(chunks(cut_at(body, cuts)))

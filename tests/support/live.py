@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import anyio.from_thread
+from anyio.lowlevel import EventLoopToken
 
 from qproxy import app
 from qproxy.config import Settings, load
@@ -31,7 +32,7 @@ def live_proxy(settings: Settings, backend: str = "asyncio") -> Iterator[app.Run
     """The proxy runs on `backend` in a thread of its own until the block is left."""
     assert backend in BACKENDS
     ready: Future[tuple[app.Running, anyio.Event]] = Future()
-    portal_token: Future[object] = Future()
+    portal_token: Future[EventLoopToken] = Future()
 
     async def main() -> None:
         stop = anyio.Event()

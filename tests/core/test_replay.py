@@ -1,0 +1,67 @@
+"""Bodies that are kept, and ends that are held."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qproxy.core.replay import HeldTail, ReplayBuffer, SizeLimit
+from qproxy.core.splice import rename_in_tail
+from qproxy.errors import DownstreamError
+
+
+@given(st.lists(st.binary(max_size=40)), st.integers(min_value=1, max_value=30))
+def test_all_but_the_end_goes_on_at_once(pieces: list[bytes], window_bytes: int) -> None:
+    held = HeldTail(window_bytes, bytes.upper)
+    whole = b"".join(pieces)
+    gone = b""
+    for piece in pieces:
+        gone += b"".join(bytes(part) for part in held.push(piece))
+    assert len(whole) - len(gone) == min(window_bytes, len(whole))
+    assert gone + held.finish() == whole[: len(gone)] + whole[len(gone) :].upper()
+
+
+def test_a_replay_buffer_keeps_the_pieces() -> None:
+    replay = ReplayBuffer(5)
+    replay.put(b"ab")
+    replay.put(b"")
+    replay.put(b"cde")
+    assert replay.seal() == [b"ab", b"cde"]
+
+
+@pytest.mark.parametrize("limit", [ReplayBuffer(5).put, SizeLimit(5).count])
+def test_one_byte_too_many(limit: object) -> None:
+    assert callable(limit)
+    limit(b"abcde")
+    with pytest.raises(DownstreamError) as caught:
+        limit(b"f")
+    assert caught.value.code == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (b'...}],"model":"x:abc"}', b'...}],"model":"abc"  }'),
+        (b'...}],"model" : "x:abc" ,"n":1}', b'...}],"model" : "abc"   ,"n":1}'),
+        (b'...}],"model":"abc"}', b'...}],"model":"abc"}'),
+        (b'...}],"model":7}', b'...}],"model":7}'),
+        (b'...}],"n":{"model":"x:abc"}}', b'...}],"n":{"model":"x:abc"}}'),
+        (b"no model here", b"no model here"),
+    ],
+)
+def test_a_shorter_name_takes_the_place_of_a_longer_one(tail: bytes, expected: bytes) -> None:
+    assert rename_in_tail(tail, lambda name: name.removeprefix("x:")) == expected
+
+
+def test_a_longer_name_does_not_fit() -> None:
+    assert rename_in_tail(b'{"model":"a"}', lambda _: "abc") == b'{"model":"a"}'
+
+
+@given(st.text(max_size=20))
+def test_the_length_stays(name: str) -> None:
+    tail = b'"x"],"model":' + orjson.dumps("up:" + name) + b"}"
+    renamed = rename_in_tail(tail, lambda model: model.removeprefix("up:"))
+    assert len(renamed) == len(tail)
+    assert orjson.loads(b'{"m":["a",' + renamed)["model"] == name
