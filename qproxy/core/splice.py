@@ -113,8 +113,10 @@ def rename_in_tail(tail: bytes, new_name: Callable[[str], str]) -> bytes:
     literal = b"" if member is None else tail[member.start : member.stop]
     if member is None or not literal.startswith(b'"'):
         return tail
-    renamed = orjson.dumps(new_name(str(jsonscan.loads(literal))))
-    if renamed == literal or len(renamed) > len(literal):
+    name = str(jsonscan.loads(literal))
+    new = new_name(name)
+    renamed = orjson.dumps(new)
+    if new == name or len(renamed) > len(literal):
         return tail
     return tail[: member.start] + renamed.ljust(len(literal)) + tail[member.stop :]
 

@@ -13,6 +13,7 @@ TAIL_BYTES = 8 * 1024
 
 _FRAMING = re.compile(rb"(?:\A|\r\n)[0-9A-Fa-f]{1,16}\r\n")
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+ERROR_EVENT = re.compile(rb'(?:\A|[\r\n])data:[ \t]*\{\s*"error"\s*:')  # faults.md U27: passed as it is, and enough
 DONE_EVENT = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\]")  # at the start of a line: a model may write about it
 
 

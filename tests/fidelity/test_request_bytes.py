@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.json_texts import OTHER_ENTRIES, SPACES, VALUES, Entry, entries, written
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 OFTEN = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SELDOM = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SELDOM = settings(OFTEN, max_examples=12, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 PATHS = st.sampled_from(["chat/completions", "completions", "embeddings", "responses", "rerank"])
 CUTS = st.lists(st.integers(0, 2**20), max_size=6)
 JSON = b"Content-Type: application/json"
