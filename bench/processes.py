@@ -127,9 +127,9 @@ class Server:
             os.killpg(self._process.pid, number)
 
     def last_words(self) -> str:
-        """The last line of the log that says something."""
+        """The last lines of the log that say something."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:200] if lines else "it printed nothing"
+        return " | ".join(lines[-3:])[-300:] or "it printed nothing"
 
 
 def _all_pids() -> list[int]:

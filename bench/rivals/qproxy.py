@@ -10,6 +10,14 @@ from pathlib import Path
 from bench.rivals.base import CLIENT_KEY, ROOT, UPSTREAM_KEY, Command, Rival, Site
 
 NAME = "qproxy"
+# The line to one upstream is 1,000 connections wide unless set; T5 and T6 hold 3,000 streams.
+SETTINGS = """
+upstream = "mock"
+[upstreams.mock]
+url = "{url}"
+key = "env:BENCH_UPSTREAM_KEY"
+max_connections = 8000
+"""
 RUN_CLI = "from qproxy.cli import main; main()"
 
 
@@ -32,9 +40,10 @@ class ThisRepository:
 
 
 def serve_argv(site: Site, backend: str, workers: int = 1) -> tuple[str, ...]:
-    """The arguments of the command line, from `serve` on."""
+    """The arguments of the command line, from `serve` on; the upstream stands in a settings file."""
+    settings = site.write("qproxy.toml", SETTINGS.format(url=site.upstream_url))
     argv = (
-        "serve", "--host", "127.0.0.1", "--port", str(site.port), "--upstream", site.upstream_url, "--backend", backend,
+        "serve", "--host", "127.0.0.1", "--port", str(site.port), "--config", str(settings), "--backend", backend,
     )  # fmt: skip
     return (*argv, "--workers", str(workers)) if workers > 1 else argv
 
@@ -44,7 +53,7 @@ def serve_env(extra: Mapping[str, str]) -> dict[str, str]:
     return {
         "PYTHONPATH": str(ROOT),
         "QPROXY_API_KEY": CLIENT_KEY,
-        "QPROXY_UPSTREAM_KEY": UPSTREAM_KEY,
+        "BENCH_UPSTREAM_KEY": UPSTREAM_KEY,
         **extra,
     }
 

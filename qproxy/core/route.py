@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qproxy.core.local import LocalAnswer, LocalRequest
 
 API_ROOT = b"/v1"
+UPSTREAM_ROOT = b"/u/"
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _SHOWN_PATH_BYTES = 100  # of a path that stands in a message or is compared with the known ones
@@ -75,10 +76,12 @@ Endpoint = ForwardEndpoint | LocalEndpoint
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A match. `tail` is what stands in place of the star of a prefix row, else empty; it is not decoded."""
+    """A match. `tail` is what stands in place of the star of a prefix row, else empty; it is not decoded. `upstream` is
+    the one that the path itself names: `/u/<upstream>/v1/...`."""
 
     endpoint: Endpoint
     tail: bytes
+    upstream: bytes | None = None
 
 
 class RouteTable:
@@ -107,14 +110,25 @@ class RouteTable:
         Raises DownstreamError `unknown_route` with the nearest path, or `method_not_allowed` with `Allow`.
         """
         route = self._exact.get((method, path))
-        return route if route is not None else self._match_row(method, path)
+        if route is not None:
+            return route
+        if path.startswith(UPSTREAM_ROOT):
+            return self._match_pinned(method, path)
+        return self._match_row(method, path)
 
     def allow(self, path: bytes) -> bytes:
         """The value of `Allow` for a path, OPTIONS included. Raises DownstreamError `unknown_route`."""
-        found = self._find_row(path)
+        found = self._find_row(_split_pinned(path)[1] if path.startswith(UPSTREAM_ROOT) else path)
         if found is None:
             raise self._unknown_route(path)
         return _listed(found[0])
+
+    def _match_pinned(self, method: bytes, path: bytes) -> Route:
+        upstream, rest = _split_pinned(path)
+        route = self._match_row(method, rest)
+        if not upstream or isinstance(route.endpoint, LocalEndpoint):
+            raise self._unknown_route(path)
+        return Route(route.endpoint, route.tail, upstream)
 
     def _match_row(self, method: bytes, path: bytes) -> Route:
         found = self._find_row(path)
@@ -149,6 +163,11 @@ class RouteTable:
         known = [row.decode() for row in self._rows]
         nearest = difflib.get_close_matches(shown, known, n=1)
         return f"The nearest path is {nearest[0]}." if nearest else "GET / lists the paths of this server."
+
+
+def _split_pinned(path: bytes) -> tuple[bytes, bytes]:
+    upstream, _, rest = path.removeprefix(UPSTREAM_ROOT).partition(b"/")
+    return upstream, b"/" + rest
 
 
 def _served(methods: tuple[bytes, ...]) -> tuple[bytes, ...]:

@@ -15,6 +15,7 @@ import traceback
 
 import anyio
 
+from qproxy.core.admit import is_preflight
 from qproxy.core.exchange import Exchange
 from qproxy.core.framing import FramingError, request_walker
 from qproxy.core.http1 import HEAD_END, RequestHead, check_begun_head
@@ -186,9 +187,8 @@ class Connection:
         self._owed_bytes = head.content_length
         self._continue_owed = head.expects_continue
         self._keep_alive = head.keep_alive
-        cors = self._services.gate.cors_headers(head.origin)
-        if cors:
-            self._own += field_lines(cors)
+        if not is_preflight(head.method, head):  # whose answer has CORS fields of its own
+            self._own += field_lines(self._services.gate.cors_headers(head.origin))
         if not head.keep_alive:
             self._own += CLOSE
         elif head.http_10:

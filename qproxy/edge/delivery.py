@@ -56,6 +56,7 @@ async def deliver(
             begun += ending() if response.done else b""
         finally:
             connection.stream.put(begun)
+        del begun, opening  # the relay may take hours, and the first read may have been a long one
         if not response.done:
             idle_s = services.timeouts.stream_idle_s
             tap = tail.see if tail is not None else None

@@ -40,7 +40,8 @@ async def prepare(
     endpoint = route.endpoint
     assert isinstance(endpoint, ForwardEndpoint)
     exchange.enter(Phase.RECEIVING)
-    pinned = head.pinned_upstream.decode("latin-1") if head.pinned_upstream is not None else None
+    pin = route.upstream if route.upstream is not None else head.pinned_upstream
+    pinned = pin.decode("latin-1") if pin is not None else None
     if endpoint.body is BodyRule.JSON:
         return await _prepare_json(connection, head, exchange, services, endpoint.upstream_path(route.tail), pinned)
     choice = services.models.resolve(None, pinned)

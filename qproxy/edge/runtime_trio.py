@@ -133,6 +133,7 @@ class _Transport:
                 return
             if data:
                 receiver.data_received(data)
+                del data  # or the next wait holds it, for as long as reading is paused
             elif receiver.eof_received():
                 return
             else:

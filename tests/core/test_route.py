@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qproxy.core.local import json_answer
 from qproxy.core.route import BodyRule, ForwardEndpoint, LocalEndpoint, Route, RouteTable
+from qproxy.endpoints import ENDPOINTS
 from qproxy.errors import DownstreamError
 
 if TYPE_CHECKING:
@@ -199,3 +200,21 @@ def test_a_forwarded_tail_never_climbs(parts: list[bytes]) -> None:
 def test_every_request_is_routed_or_refused(path: bytes, method: bytes) -> None:
     found = route_or_code(method, path)
     assert isinstance(found, Route) or found in ("unknown_route", "method_not_allowed")
+
+
+class TestUpstreamInThePath:
+    TABLE = RouteTable(ENDPOINTS)
+
+    def test_the_rest_is_an_ordinary_path(self) -> None:
+        route = self.TABLE.match(b"POST", b"/u/mine/v1/chat/completions")
+        assert (route.endpoint.name, route.upstream) == ("chat_completions", b"mine")
+        tail = self.TABLE.match(b"GET", b"/u/mine/v1/files/abc")
+        assert (tail.endpoint.name, tail.tail, tail.upstream) == ("file", b"abc", b"mine")
+
+    @pytest.mark.parametrize(
+        "path", [b"/u/mine/health", b"/u//v1/chat/completions", b"/u/a/u/b/v1/chat/completions", b"/u/mine", b"/u/"]
+    )
+    def test_what_is_no_path_of_an_upstream(self, path: bytes) -> None:
+        with pytest.raises(DownstreamError) as caught:
+            self.TABLE.match(b"GET" if path.endswith(b"health") else b"POST", path)
+        assert caught.value.code in ("unknown_route", "method_not_allowed")

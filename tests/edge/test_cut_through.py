@@ -116,6 +116,10 @@ async def test_the_model_chooses_among_several_upstreams(model_first: bool, tmp_
             assert not first.requests
             pinned = await sent_up(first, proxy, body_of("qwen3", model_first=False), b"X-Qproxy-Upstream: first")
             assert pinned == body_of("qwen3", model_first=False)
+            async with raw_client(proxy.url) as client:
+                await client.send(head_of(body).replace(b"/v1/", b"/u/first/v1/"), body.replace(b"second:", b"1234567"))
+                assert (await client.answer()).status == 200
+            assert len(first.requests) == 2
 
 
 async def test_a_client_that_leaves_half_way_aborts_the_upload() -> None:

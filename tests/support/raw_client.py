@@ -41,6 +41,7 @@ class End(enum.Enum):
 class Answer:
     """One response; header names are in lower case. `sizes` are those of the chunks, where there are any."""
 
+    head: bytes
     version: bytes
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -93,10 +94,11 @@ class RawClient:
         """The head of the next answer. Raises PeerLeft where none comes."""
         while (end := self.wire.buffer.find(HEAD_END)) < 0:
             await self.wire.receive_more()
-        status_line, *lines = self._take(end + 4)[:-4].split(b"\r\n")
+        head = self._take(end + 4)
+        status_line, *lines = head[:-4].split(b"\r\n")
         version, status, _ = status_line.split(b" ", 2)
         headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
-        answer = Answer(version, int(status), headers)
+        answer = Answer(head, version, int(status), headers)
         self._decode(answer)
         return answer
 

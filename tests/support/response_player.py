@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qproxy import app
+from qproxy.simulator.request import Head, parse_head
 from tests.support.live import settings_for
 from tests.support.raw_client import Answer, RawClient, send_apart
 from tests.support.scripted_upstream import Connection, ScriptedUpstream, expect_request, scripted_upstream
@@ -34,6 +35,12 @@ class Player:
         """Sends the request, has the upstream answer with the pieces, after which it `closes` or stays."""
         self.pieces, self.closes = pieces, closes
         return await client.ask(request)
+
+    def last_head(self) -> Head:
+        """The head of the newest request, as the upstream received it."""
+        assert self.upstream is not None
+        received = self.upstream.connections[-1].received
+        return parse_head(received[received.rindex(b"POST ") :].partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
 
     async def play(self, connection: Connection) -> None:
         """The script of every connection."""
