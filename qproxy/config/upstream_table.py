@@ -57,7 +57,7 @@ class Draft:
     label: str
     key: Secret | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    max_connections: int = 1000
+    max_connections: int = 8192
 
     def settings(self) -> UpstreamSettings:
         """The finished upstream. Raises ConfigError where its key is missing, or is one too many."""
@@ -84,7 +84,7 @@ PRESET = Option("preset", values.text(f"one of {', '.join(PRESETS)}", _preset_na
 KEY = Option("key", values.secret(), Secret(""), "Key: the key itself, env:NAME or file:PATH.")
 FORWARD_USER_AGENT = Option("forward_user_agent", values.switch(), False, "Send the client's User-Agent on.")
 KEEPALIVE_S = Option("keepalive_s", values.seconds(DAY_S), GENERIC.keepalive_s, "How long a connection may lie idle.")
-MAX_CONNECTIONS = Option("max_connections", values.whole_number(1, 1_000_000), 1000, "Most connections.")
+MAX_CONNECTIONS = Option("max_connections", values.whole_number(1, 1_000_000), 8192, "Most connections.")
 DEFAULT_MODEL = Option("default_model", values.text("a model's name", values.model_name), "", "Default model.")
 HEADERS = "headers"
 TABLE_OPTIONS = (URL, PRESET, KEY, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, DEFAULT_MODEL)

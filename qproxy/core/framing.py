@@ -42,7 +42,12 @@ _SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(1, 4097)}
 
 
 class FramingError(Exception):
-    """The body's framing is broken, or it ended before its end. The message says what, for the log."""
+    """The body's framing is broken, or it ended before its end. The message says what, for the log.
+
+    `passed` is what stood before the break in the same read, as the walker would have let it go on.
+    """
+
+    passed: bytes = b""
 
 
 class Walker(Protocol):
@@ -148,13 +153,26 @@ class _ChunkedBody:
         if overhead > _FREE_OVERHEAD_BYTES and overhead > _OVERHEAD_FACTOR * self._payload:
             raise FramingError("chunk framing outweighs the payload")
 
-    def _payloads(self, data: bytes) -> list[bytes]:
-        """The careful walk: every payload part in `data`, in order, none empty."""
+    def _framed(self, parts: list[bytes]) -> bytes:
+        """What leaves for these payload parts."""
+        raise NotImplementedError
+
+    def _careful(self, data: bytes) -> bytes:
+        """The walk for whatever is not just whole chunks."""
+        parts: list[bytes] = []
+        try:
+            self._collect(data, parts)
+        except FramingError as exc:
+            exc.passed = self._framed(parts)
+            raise
+        return self._framed(parts)
+
+    def _collect(self, data: bytes, parts: list[bytes]) -> None:
+        """Every payload part in `data`, in order, none empty."""
         seen = len(data)
         if self._carry:
             data = self._carry + data
             self._carry = b""
-        parts: list[bytes] = []
         payload = 0
         at = 0
         end = len(data)
@@ -174,7 +192,6 @@ class _ChunkedBody:
         if self.done:
             self.rest = data[at:]
         self._account(seen, payload)
-        return parts
 
     def _line_end(self, data: bytes, at: int) -> int:
         """The CR LF behind a payload; `_left` counts down from 2."""
@@ -234,7 +251,9 @@ class ChunkReader(_ChunkedBody):
         if self.done:
             self.rest += data
             return b""
-        parts = self._payloads(data)
+        return self._careful(data)
+
+    def _framed(self, parts: list[bytes]) -> bytes:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -249,7 +268,7 @@ class ChunkRelay(_ChunkedBody):
             self.rest += data
             return b""
         if self._left or self._carry or self._in_trailer:
-            return self._rechunk(data)
+            return self._careful(data)
         at = 0
         end = len(data)
         framing = 0
@@ -269,10 +288,14 @@ class ChunkRelay(_ChunkedBody):
             self._account(at, at - framing)
         if at == end:
             return data
-        return data[:at] + self._rechunk(data[at:])
+        try:
+            return data[:at] + self._careful(data[at:])
+        except FramingError as exc:
+            exc.passed = data[:at] + exc.passed
+            raise
 
-    def _rechunk(self, data: bytes) -> bytes:
-        return b"".join([b"%x\r\n%b\r\n" % (len(part), part) for part in self._payloads(data)])
+    def _framed(self, parts: list[bytes]) -> bytes:
+        return b"".join([b"%x\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
 def request_walker(content_length: int | None) -> Walker:

@@ -18,11 +18,12 @@ DONE_EVENT = re.compile(rb"(?:\A|[\r\n])data:[ \t]*\[DONE\]")  # at the start of
 
 
 class TailWatch:
-    """Remembers the end of a stream, in the framing it was sent with."""
+    """Remembers the end of a stream as it was sent: with the framing of chunks between, or bare."""
 
-    __slots__ = ("_pieces", "_size")
+    __slots__ = ("_in_chunks", "_pieces", "_size")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_chunks: bool) -> None:
+        self._in_chunks = in_chunks
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -35,18 +36,21 @@ class TailWatch:
             self._size = len(tail)
 
     def tail(self) -> bytes:
-        """The last bytes as they were sent, chunk framing included."""
+        """The last bytes as they were sent."""
         return b"".join(self._pieces)[-TAIL_BYTES:]
+
+    def _payload(self) -> bytes:
+        """The tail without framing: a marker, or the end of an event, may have been cut by a chunk border."""
+        return _FRAMING.sub(b"", self.tail()).removesuffix(b"\r\n") if self._in_chunks else self.tail()
 
     def is_complete(self, end_markers: tuple[re.Pattern[bytes], ...]) -> bool:
         """True where one of the markers stands in the tail; always where there are none to look for."""
         if not end_markers:
             return True
-        tail = self.tail()
-        payload = _FRAMING.sub(b"", tail)  # a marker may have been cut by a chunk border
-        return any(marker.search(tail) or marker.search(payload) for marker in end_markers)
+        payload = self._payload()
+        return any(marker.search(payload) for marker in end_markers)
 
     def at_event_boundary(self) -> bool:
         """True where an event of our own would not be glued to half a line of the upstream's."""
-        tail = _FRAMING.sub(b"", self.tail()).removesuffix(b"\r\n") if self._pieces else b""
-        return not tail or tail.endswith((b"\n\n", b"\r\r", b"\n\r\n"))
+        payload = self._payload()
+        return not payload or payload.endswith((b"\n\n", b"\r\r", b"\n\r\n"))

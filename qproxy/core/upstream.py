@@ -91,7 +91,7 @@ class Upstream:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     forward_user_agent: bool = False
     keepalive_s: float = 4.0
-    max_connections: int = 1000
+    max_connections: int = 8192
     default_model: str = ""
     models: tuple[str, ...] = ()
     has_model_list: bool = True

@@ -39,7 +39,7 @@ async def deliver(
         connection.delimit_by_close()
     opening = response.open(walker)
     end = LAST_CHUNK if framing is CHUNKED else b""
-    tail = TailWatch() if response.head.is_stream else None
+    tail = TailWatch(in_chunks=framing is CHUNKED) if response.head.is_stream else None
 
     def ending() -> bytes:
         if tail is not None and not tail.is_complete(endpoint.end_markers):

@@ -101,8 +101,9 @@ async def _cut_through(
     """
     assert head.content_length is not None
     connection.check_size(head)
-    begun = await connection.receive_begin(WINDOW_BYTES)
-    facts = examine_head(begun[:WINDOW_BYTES])
+    window = min(WINDOW_BYTES, head.content_length)
+    begun = await connection.receive_begin(window)
+    facts = examine_head(begun[:window])
     limits = services.limits
     keep = ReplayBuffer(limits.body_bytes).put
     walker = LengthWalker(head.content_length)

@@ -70,8 +70,20 @@ class Pump:
         try:
             out = self._walker.walk(data)
             self._pass_on(out)
-        except (FramingError, QProxyError) as exc:
+        except FramingError as exc:
+            self._break_off(exc)
+        except QProxyError as exc:
             self._end(exc)
+
+    def _break_off(self, error: FramingError) -> None:
+        """What stood before the break is as good as if it had come in a read of its own."""
+        try:
+            if error.passed:
+                self._pass_on(error.passed)
+        except QProxyError as exc:
+            self._end(exc)
+        else:
+            self._end(error)
 
     def end_of_input(self) -> None:
         """The source has ended."""

@@ -20,8 +20,8 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-def watching(*pieces: bytes) -> TailWatch:
-    watch = TailWatch()
+def watching(*pieces: bytes, in_chunks: bool = False) -> TailWatch:
+    watch = TailWatch(in_chunks=in_chunks)
     for piece in pieces:
         watch.see(piece)
     return watch
@@ -62,19 +62,19 @@ class TestCompleteness:
     @pytest.mark.parametrize("events", COMPLETE.values(), ids=COMPLETE)
     def test_complete(self, events: list[bytes], *, framed: bool) -> None:
         pieces = [chunk(event) for event in events] if framed else events
-        assert watching(*pieces).is_complete(MARKERS)
-        assert watching(b"".join(pieces)).is_complete(MARKERS)
+        assert watching(*pieces, in_chunks=framed).is_complete(MARKERS)
+        assert watching(b"".join(pieces), in_chunks=framed).is_complete(MARKERS)
 
     @pytest.mark.parametrize("events", TRUNCATED.values(), ids=TRUNCATED)
     def test_truncated(self, events: list[bytes], *, framed: bool) -> None:
         pieces = [chunk(event) for event in events] if framed else events
-        assert not watching(*pieces).is_complete(MARKERS)
-        assert not watching(b"".join(pieces)).is_complete(MARKERS)
+        assert not watching(*pieces, in_chunks=framed).is_complete(MARKERS)
+        assert not watching(b"".join(pieces), in_chunks=framed).is_complete(MARKERS)
 
 
 def test_without_markers_every_end_is_good() -> None:
     assert watching(b"anything").is_complete(())
-    assert TailWatch().is_complete(())
+    assert TailWatch(in_chunks=False).is_complete(())
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.lists(st.integers(1, 60), min_size=1, max_size=5))
@@ -83,7 +83,7 @@ def test_a_marker_is_found_wherever_chunks_and_reads_are_cut(chunk_sizes: list[i
         wire = b"".join(map(chunk, cut(CONTENT + events, chunk_sizes)))
         relay = ChunkRelay()
         out = [relay.walk(read) for read in cut(wire, read_sizes)]
-        assert watching(*out).is_complete(MARKERS) == complete
+        assert watching(*out, in_chunks=True).is_complete(MARKERS) == complete
 
 
 def test_only_the_tail_counts_and_the_rest_is_not_kept() -> None:
@@ -118,21 +118,21 @@ BOUNDARIES: dict[str, tuple[list[bytes], bool]] = {
 @pytest.mark.parametrize(("pieces", "at_boundary"), BOUNDARIES.values(), ids=BOUNDARIES)
 def test_where_an_event_may_stand(pieces: list[bytes], *, at_boundary: bool) -> None:
     assert watching(*pieces).at_event_boundary() == at_boundary
-    assert watching(*map(chunk, pieces)).at_event_boundary() == at_boundary
-    assert watching(b"", *map(chunk, pieces)).at_event_boundary() == at_boundary
+    assert watching(*map(chunk, pieces), in_chunks=True).at_event_boundary() == at_boundary
+    assert watching(b"", *map(chunk, pieces), in_chunks=True).at_event_boundary() == at_boundary
 
 
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b"\n\n", b"\n\r\n"])
 def test_line_ends_of_a_chunked_stream(end: bytes) -> None:
-    assert watching(chunk(b"data: a" + end)).at_event_boundary()
-    assert not watching(chunk(b"data: a" + end), chunk(b"data: b")).at_event_boundary()
-    assert not watching(chunk(b"data: a\n")).at_event_boundary()
-    assert not watching(chunk(b"data: a\r\n")).at_event_boundary()
+    assert watching(chunk(b"data: a" + end), in_chunks=True).at_event_boundary()
+    assert not watching(chunk(b"data: a" + end), chunk(b"data: b"), in_chunks=True).at_event_boundary()
+    assert not watching(chunk(b"data: a\n"), in_chunks=True).at_event_boundary()
+    assert not watching(chunk(b"data: a\r\n"), in_chunks=True).at_event_boundary()
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 3 * len(CONTENT)))
 def test_a_boundary_is_one_however_it_was_cut(sizes: list[int], length: int) -> None:
     payload = (CONTENT * 3)[:length]
     at_boundary = length % len(CONTENT) == 0
-    assert watching(*map(chunk, cut(payload, sizes))).at_event_boundary() == at_boundary
+    assert watching(*map(chunk, cut(payload, sizes)), in_chunks=True).at_event_boundary() == at_boundary
     assert watching(*cut(payload, sizes)).at_event_boundary() == at_boundary

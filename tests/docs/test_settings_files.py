@@ -111,6 +111,7 @@ def test_the_access_line_looks_as_the_page_shows_it() -> None:
         status=200,
         error="",
         phase=Phase.RELAYING,
+        cut_through=False,
         request_bytes=94,
         response_bytes=1873,
         started=1.0,

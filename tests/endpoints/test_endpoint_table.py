@@ -105,7 +105,7 @@ def test_what_clients_call_is_there(method: bytes, path: bytes) -> None:
 
 
 def is_complete(endpoint: ForwardEndpoint, *pieces: bytes) -> bool:
-    watch = TailWatch()
+    watch = TailWatch(in_chunks=False)
     for piece in pieces:
         watch.see(piece)
     return watch.is_complete(endpoint.end_markers)
