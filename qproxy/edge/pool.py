@@ -62,6 +62,7 @@ class Pool(httpcore.AsyncConnectionPool):
         self._expiry: Timer | None = None
         self._is_closed = False
         self.origin = httpcore.Origin(base.scheme.encode(), base.host.encode(), base.port)
+        self.url = httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=b"/")
 
     # --- httpcore's interface
 

@@ -79,21 +79,21 @@ class Upstreams:
         self._user_agent = user_agent.encode()
         self._network = NetworkBackend(runtime)
         self._pools: dict[OriginKey, Pool] = {}
-        self._faces: dict[str, UpstreamFace] = {}
+        self._lines: dict[str, tuple[UpstreamFace, Pool]] = {}
 
     async def send(self, outgoing: Outgoing, attempt: Attempt) -> UpstreamResponse:
         """The response, its body still to be read; it must be closed. Raises QProxyError."""
         upstream = self._upstreams[outgoing.upstream]
-        face = self._face(upstream)
+        face, pool = self._line(upstream)
         client = outgoing.client
-        request = _request(client.method, face.base, outgoing.body)
+        request = _request(client.method, pool.url, outgoing.body)
         request.extensions = {
             "head": face.head(client.method, outgoing.path, client.query, client, outgoing.framing()),
             "attempt": attempt,
             "timeout": self._clocks(outgoing),
         }
         try:
-            return await self._pool(upstream, face.base).handle_async_request(request)
+            return await pool.handle_async_request(request)
         except _FAILURES as exc:
             raise _translated(exc) from exc
 
@@ -128,13 +128,15 @@ class Upstreams:
             parts.append(part)
         return b"".join(parts)
 
-    def _face(self, upstream: Upstream) -> UpstreamFace:
+    def _line(self, upstream: Upstream) -> tuple[UpstreamFace, Pool]:
+        """How to address the upstream with its present credential, and the connections to where that is valid."""
         credential = self._credentials[upstream.name].current()
-        face = self._faces.get(upstream.name)
-        if face is None or face.credential is not credential:
-            face = UpstreamFace(upstream, credential, _base_of(upstream, credential), self._user_agent)
-            self._faces[upstream.name] = face
-        return face
+        line = self._lines.get(upstream.name)
+        if line is None or line[0].credential is not credential:
+            base = _base_of(upstream, credential)
+            line = UpstreamFace(upstream, credential, base, self._user_agent), self._pool(upstream, base)
+            self._lines[upstream.name] = line
+        return line
 
     def _pool(self, upstream: Upstream, base: BaseUrl) -> Pool:
         key = (upstream.name, base.host, base.port, base.socket_path)
@@ -170,11 +172,11 @@ def _base_of(upstream: Upstream, credential: Credential) -> BaseUrl:
     return base
 
 
-def _request(method: bytes, base: BaseUrl, body: KnownBody | LiveBody | None) -> httpcore.Request:
+def _request(method: bytes, url: httpcore.URL, body: KnownBody | LiveBody | None) -> httpcore.Request:
     """A request without the conversions and copies of httpcore's own constructor."""
     request = httpcore.Request.__new__(httpcore.Request)
     request.method = method
-    request.url = httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=b"/")
+    request.url = url
     request.headers = []
     request.stream = body if body is not None else KnownBody([b""])
     return request
