@@ -36,7 +36,7 @@ from qproxy.edge.pool import Pool
 from qproxy.edge.process import connections_carried, tune_process
 from qproxy.edge.runtime import Runtime, current_runtime, run
 from qproxy.edge.services import Services
-from qproxy.edge.streams import open_stream
+from qproxy.edge.streams import ANSWER_HIGH_BYTES, open_stream
 from qproxy.edge.upstreams import Upstreams
 from qproxy.endpoints import ENDPOINTS
 from qproxy.endpoints.catalogue import ModelCatalogue
@@ -113,7 +113,7 @@ class App:
 
     async def handle(self, sock: socket.socket, peer: str) -> None:
         """Serve one client to the end of its connection."""
-        stream = await open_stream(self._runtime, sock)
+        stream = await open_stream(self._runtime, sock, ANSWER_HIGH_BYTES)
         await Connection(stream, peer, self.services).serve()
 
 
