@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from qproxy.edge.connection import Connection
 
 
+BEGIN_BYTES = 16 * 1024
+"""What is looked at before a long body goes on: a model stands in the first bytes, or behind the messages."""
+
+
 async def prepare(
     connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route
 ) -> Outgoing:
@@ -101,7 +105,7 @@ async def _cut_through(
     """
     assert head.content_length is not None
     connection.check_size(head)
-    window = min(WINDOW_BYTES, head.content_length)
+    window = min(BEGIN_BYTES, head.content_length)
     begun = await connection.receive_begin(window)
     facts = examine_head(begun[:window])
     limits = services.limits

@@ -125,10 +125,10 @@ async def test_a_client_that_leaves_takes_its_upstream_request_along(scenario: s
 
 
 async def test_a_client_that_leaves_during_its_upload_leaves_no_request_upstream() -> None:
-    head_only = request_head("POST", "/v1/files", b"Content-Length: 1000")
+    begun = request_head("POST", "/v1/files", b"Content-Length: 1000")
     async with running(Options()) as simulator, app.running(settings_for(simulator.base_url)) as proxy:
         async with raw_client(proxy.url) as client:
-            await client.send(head_only + b"x" * 999)
+            await client.send(begun + b"x" * 999)
             await simulator.until(lambda counters: counters.heads == 1)
         await simulator.until(lambda counters: counters.aborted_uploads == 1)
         await simulator.disconnected()
