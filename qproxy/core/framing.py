@@ -50,6 +50,10 @@ class FramingError(Exception):
     passed: bytes = b""
 
 
+class Truncated(FramingError):
+    """The body ended before its end."""
+
+
 class Walker(Protocol):
     """Checks one body."""
 
@@ -68,7 +72,7 @@ class Walker(Protocol):
         ...
 
     def end_of_input(self) -> None:
-        """The sender has closed. Raises FramingError where the body is not complete by that."""
+        """The sender has closed. Raises Truncated where the body is not complete by that."""
         ...
 
 
@@ -99,7 +103,7 @@ class LengthWalker:
 
     def end_of_input(self) -> None:
         if not self.done:
-            raise FramingError(f"body ended {self._left} bytes before its length")
+            raise Truncated(f"body ended {self._left} bytes before its length")
 
 
 class CloseWalker:
@@ -142,15 +146,21 @@ class _ChunkedBody:
         self.done = False
         self.rest = b""
 
+    @property
+    def payload_bytes(self) -> int:
+        """What has passed, without its framing."""
+        return self._payload
+
     def end_of_input(self) -> None:
         if not self.done:
-            raise FramingError("chunked body ended before its last chunk")
+            raise Truncated("chunked body ended before its last chunk")
 
     def _account(self, seen: int, payload: int) -> None:
         self._seen += seen
         self._payload += payload
         overhead = self._seen - self._payload
         if overhead > _FREE_OVERHEAD_BYTES and overhead > _OVERHEAD_FACTOR * self._payload:
+            self.done = False  # what is refused must not pass for complete
             raise FramingError("chunk framing outweighs the payload")
 
     def _framed(self, parts: list[bytes]) -> bytes:
@@ -191,7 +201,7 @@ class _ChunkedBody:
                 at = self._size_line(data, at)
         if self.done:
             self.rest = data[at:]
-        self._account(seen, payload)
+        self._account(seen - len(self.rest), payload)
 
     def _line_end(self, data: bytes, at: int) -> int:
         """The CR LF behind a payload; `_left` counts down from 2."""
@@ -301,11 +311,6 @@ class ChunkRelay(_ChunkedBody):
 def request_walker(content_length: int | None) -> Walker:
     """For a request body whose payload is kept or sent on under a length; None means chunked."""
     return ChunkReader() if content_length is None else LengthWalker(content_length)
-
-
-def upload_walker(content_length: int | None) -> Walker:
-    """For a request body that is sent on as it arrives, framed as it came; None means chunked."""
-    return ChunkRelay() if content_length is None else LengthWalker(content_length)
 
 
 def relay_walker(content_length: int | None, *, chunked: bool) -> Walker:

@@ -70,19 +70,5 @@ class HeldTail:
         return self._edit(b"".join(self._held))
 
 
-class SizeLimit:
-    """For a body that is passed on and not kept. `count` raises DownstreamError `body_too_large`."""
-
-    __slots__ = ("_left_bytes", "_limit_bytes")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = self._left_bytes = limit_bytes
-
-    def count(self, piece: bytes) -> None:
-        self._left_bytes -= len(piece)
-        if self._left_bytes < 0:
-            raise body_too_large(self._limit_bytes)
-
-
 def body_too_large(limit_bytes: int) -> DownstreamError:
     return DownstreamError("body_too_large", f"The request body may have {limit_bytes} bytes at most.")

@@ -7,13 +7,13 @@ stops the upload and makes the connection unfit for another exchange (RFC 9112 9
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import httpcore
 
 from qproxy.core.exchange import Attempt
-from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker
+from qproxy.core.framing import LAST_CHUNK, FramingError, Truncated, Walker, bare_walker
 from qproxy.core.http1 import HEAD_END, ResponseHead, is_informational, parse_response_head
 from qproxy.core.limits import Limits
 from qproxy.core.replay import HeldTail
@@ -230,7 +230,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         if isinstance(body, LiveBody):
             raw, early = await self._send_live(head, body, first_byte_s)
         else:
-            pieces = body.pieces if isinstance(body, KnownBody) else [part async for part in body]  # type: ignore[union-attr]
+            pieces = body.pieces if isinstance(body, KnownBody) else await _pieces(request)
             early = not await self._send(head, pieces)
             self.wire.set_clock(math.inf, first_byte_s)
             raw = await self._read_head(_nothing)
@@ -366,6 +366,8 @@ def bad_upload(cause: Exception) -> QProxyError:
         return cause
     if isinstance(cause, StreamTimeout):
         return DownstreamError("body_timeout", "The request body stopped arriving.")
+    if isinstance(cause, (Truncated, StreamLost)):
+        return DownstreamError("bad_request", "The request ended in the middle of its body.")
     return DownstreamError("bad_chunk", f"The request body is broken: {cause}.")
 
 
@@ -375,6 +377,16 @@ def _nothing() -> None:
 
 def _broken_body(cause: FramingError) -> UpstreamError:
     return UpstreamError("upstream_protocol_error", f"The upstream's answer breaks HTTP: {cause}.")
+
+
+async def _pieces(request: httpcore.Request) -> Sequence[Buffer]:
+    """The body of a request that was made with httpcore's own API; one of unknown length goes up as one chunk."""
+    assert isinstance(request.stream, AsyncIterable)
+    pieces = [part async for part in request.stream if part]
+    if all(name.lower() != b"transfer-encoding" for name, _ in request.headers):
+        return pieces
+    size = sum(map(len, pieces))
+    return [b"%x\r\n" % size, *pieces, b"\r\n", LAST_CHUNK] if size else [LAST_CHUNK]
 
 
 def _serialise(request: httpcore.Request) -> bytes:

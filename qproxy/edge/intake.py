@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from qproxy.core.admit import check_json_content_type
 from qproxy.core.exchange import Exchange, Phase
-from qproxy.core.framing import LengthWalker, Walker, upload_walker
+from qproxy.core.framing import ChunkRelay, LengthWalker, Walker
 from qproxy.core.http1 import RequestHead
 from qproxy.core.models import Choice
-from qproxy.core.replay import HeldTail, ReplayBuffer, SizeLimit
+from qproxy.core.replay import HeldTail, ReplayBuffer, body_too_large
 from qproxy.core.route import BodyRule, ForwardEndpoint, Route
 from qproxy.core.splice import (
     WINDOW_BYTES,
@@ -54,11 +54,24 @@ async def prepare(
     body = None
     if head.has_body:
         connection.invite_body()
-        limit = services.limits.body_bytes
-        body = _live_body(connection, head, services, upload_walker(head.content_length), SizeLimit(limit).count)
+        body = _opaque_body(connection, head, services)
     exchange.request_bytes = size = head.content_length or 0
     path = endpoint.upstream_path(route.tail)
     return Outgoing(choice.upstream, path, head, body, wants_identity=False, is_plain=True, body_bytes=size)
+
+
+def _opaque_body(connection: Connection, head: RequestHead, services: Services) -> LiveBody:
+    """A body that is passed on and not kept, framed as it came."""
+    if head.content_length is not None:
+        return _live_body(connection, head, services, LengthWalker(head.content_length), None)
+    limit = services.limits.body_bytes
+    relay = ChunkRelay()
+
+    def check_size(_: bytes) -> None:
+        if relay.payload_bytes > limit:
+            raise body_too_large(limit)
+
+    return _live_body(connection, head, services, relay, check_size)
 
 
 async def _prepare_json(
@@ -151,7 +164,7 @@ def _live_body(
     head: RequestHead,
     services: Services,
     walker: Walker,
-    keep: Callable[[bytes], None],
+    keep: Callable[[bytes], None] | None,
     first: Sequence[Buffer] = (),
     tail: HeldTail | None = None,
 ) -> LiveBody:

@@ -147,7 +147,11 @@ def test_the_reads_make_no_difference(body: bytes) -> None:
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from([b"0", b"1", b"a", b"\r", b"\n", b"\r\n", b";", b" ", b"\x00", b"A:", b"\xff"]), max_size=24))
+@given(
+    st.lists(
+        st.sampled_from([b"0", b"1", b"a", b"\r", b"\n", b"\r\n", b";", b" ", b"\x00", b"A:", b"\xff"]), max_size=24
+    )
+)
 def test_the_bytes_that_make_the_framing(parts: list[bytes]) -> None:
     check(*parts)
     check(b"".join(parts))

@@ -30,16 +30,13 @@ def body_of(size: int) -> bytes:
     return b'{"model":"m","input":"%b"}' % (b"x" * (size - 24))
 
 
-COUNTS_FRAMING = pytest.mark.xfail(strict=True, reason="of a forwarded body the size lines count as well")
-
-
 @pytest.mark.parametrize(
     ("path", "framing"),
     [
         (EMBED, "length"),
         (EMBED, "chunks"),
         ("/v1/files", "length"),
-        pytest.param("/v1/files", "chunks", marks=COUNTS_FRAMING),
+        ("/v1/files", "chunks"),
     ],
 )
 async def test_a_body_of_exactly_the_limit_passes(
