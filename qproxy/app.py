@@ -82,7 +82,7 @@ class App:
             runtime,
             limits=settings.limits,
             timeouts=settings.timeouts,
-            ssl_context=httpcore.default_ssl_context(),
+            make_ssl_context=httpcore.default_ssl_context,
             user_agent=USER_AGENT,
         )
         ordered = _default_first(upstreams, settings.default_upstream)
@@ -178,7 +178,7 @@ async def direct_client(settings: Settings, base: BaseUrl) -> AsyncIterator[http
             base,
             runtime,
             NetworkBackend(runtime),
-            ssl_context=httpcore.default_ssl_context(),
+            ssl_context=httpcore.default_ssl_context() if base.scheme == "https" else None,
             max_connections=10,
             keepalive_s=5.0,
             limits=settings.limits,

@@ -31,7 +31,8 @@ class _Waiter:
 
 
 class Pool(httpcore.AsyncConnectionPool):
-    """Connections to one origin. `keepalive_s` is how long an idle one may be used again."""
+    """Connections to one origin. `keepalive_s` is how long an idle one may be used again. `ssl_context` may be left out
+    where the origin is no https."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Pool(httpcore.AsyncConnectionPool):
         runtime: Runtime,
         network: httpcore.AsyncNetworkBackend,
         *,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | None,
         max_connections: int,
         keepalive_s: float,
         limits: Limits,

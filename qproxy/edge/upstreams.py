@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpcore
@@ -67,7 +67,7 @@ class Upstreams:
         *,
         limits: Limits,
         timeouts: Timeouts,
-        ssl_context: ssl.SSLContext,
+        make_ssl_context: Callable[[], ssl.SSLContext],
         user_agent: str,
     ) -> None:
         self._upstreams = upstreams
@@ -75,7 +75,8 @@ class Upstreams:
         self._runtime = runtime
         self._limits = limits
         self._timeouts = timeouts
-        self._ssl_context = ssl_context
+        self._make_ssl_context = make_ssl_context
+        self._ssl_context: ssl.SSLContext | None = None
         self._user_agent = user_agent.encode()
         self._network = NetworkBackend(runtime)
         self._pools: dict[OriginKey, Pool] = {}
@@ -146,12 +147,18 @@ class Upstreams:
                 base,
                 self._runtime,
                 self._network,
-                ssl_context=self._ssl_context,
+                ssl_context=self._tls() if base.scheme == "https" else None,
                 max_connections=upstream.max_connections,
                 keepalive_s=upstream.keepalive_s,
                 limits=self._limits,
             )
         return pool
+
+    def _tls(self) -> ssl.SSLContext:
+        """Made when it is first needed: loading the certificates takes 30 ms and some megabytes."""
+        if self._ssl_context is None:
+            self._ssl_context = self._make_ssl_context()
+        return self._ssl_context
 
     def _clocks(self, outgoing: Outgoing) -> dict[str, float]:
         timeouts = self._timeouts

@@ -66,7 +66,7 @@ class Place:
         self.upstream = upstream
         self.pool = pool
         self._runtime = runtime
-        self._clients: list[tuple[Stream, Wire]] = []
+        self._clients: list[Stream | Wire] = []
 
     async def ask(
         self,
@@ -85,14 +85,15 @@ class Place:
 
     async def client(self, *, buffer_bytes: int = 0) -> tuple[Stream, Wire]:
         ours, theirs = tcp_pair(send_buffer_bytes=buffer_bytes, receive_buffer_bytes=buffer_bytes)
-        pair = await open_stream(self._runtime, ours), Wire(theirs)
-        self._clients.append(pair)
-        return pair
+        wire = Wire(theirs)
+        self._clients.append(wire)
+        stream = await open_stream(self._runtime, ours)
+        self._clients.append(stream)
+        return stream, wire
 
     def close(self) -> None:
-        for stream, wire in self._clients:
-            stream.abort()
-            wire.close()
+        for end in self._clients:
+            end.abort() if isinstance(end, Stream) else end.close()
 
     async def _send(
         self, method: bytes, raw: bytes, body: KnownBody | LiveBody, *, read_s: float, write_s: float = math.inf
@@ -262,12 +263,14 @@ class TestAnswers:
     async def test_whole_answers(
         self, raw: bytes, body: bytes, sending: Callable[[bytes], Step], *, reused: bool
     ) -> None:
-        async with place([expect_request(), sending(raw)]) as here:
+        second = [expect_request(), send(OK)]
+        async with place([expect_request(), sending(raw), *second], second) as here:
             response = await here.ask()
             assert not response.early
             assert await read(response) == body
             await turns()
-            assert is_reused(here) == reused
+            assert await read(await here.ask()) == b"ok"
+            assert len(here.upstream.connections) == (1 if reused else 2)
 
     async def test_to_a_head_request(self) -> None:
         async with place([expect_request(), send(answer(200, body=b"")[:-4] + b"\r\nX: y\r\n\r\n")]) as here:
