@@ -83,7 +83,7 @@ async def secure(stream: Stream, context: ssl.SSLContext, hostname: str, timeout
     try:
         await stream.start_tls(context, hostname, timeout_s)
     except (ssl.SSLError, ssl.CertificateError, StreamLost, StreamTimeout) as exc:
-        stream.abort()
+        stream.close()
         raise TlsFailed(str(exc)) from exc
 
 

@@ -426,8 +426,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self.set_clock(math.inf if timeout is None else timeout, math.inf if timeout is None else timeout)
         complete = False
         while not complete:
-            complete = tls.handshake()
-            self._write(tls.outgoing())
+            try:
+                complete = tls.handshake()
+            finally:
+                self._write(tls.outgoing())  # of a refusal, the alert that says why
             if not complete:
                 if not self._buffer and not await self.fill():
                     raise StreamLost("the peer closed during the TLS handshake")
