@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the model server that tests/foreign puts behind the proxy (about 1 GB) in a virtual environment outside the
-# repository: $QPROXY_FOREIGN_VENV, or a folder in the user's cache where the tests look as well. Status 1: not to be had.
+# repository: $FOREIGN_MODEL_VENV, or a folder in the user's cache where the tests look as well. Status 1: not to be had.
 set -euo pipefail
 wanted="$(dirname "${BASH_SOURCE[0]}")/../tests/foreign/requirements.txt"
-venv=${QPROXY_FOREIGN_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/qproxy/foreign}
+venv=${FOREIGN_MODEL_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/qproxy/foreign}
 unset PIP_CONSTRAINT # that of our own environment
 
 if cmp -s "$wanted" "$venv/installed.txt"; then

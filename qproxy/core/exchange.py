@@ -16,10 +16,9 @@ class Phase(IntEnum):
     HEAD = 0  # the request head has been read
     ADMITTED = 1  # route, key and host are good
     RECEIVING = 2  # the body is coming in
-    CONNECTING = 3  # a connection to the upstream is looked for
-    WAITING = 4  # the request went up, the response head is awaited
-    RELAYING = 5  # committed: the response head went down
-    SETTLED = 6
+    WAITING = 3  # a connection is looked for, the request goes up, the response head is awaited
+    RELAYING = 4  # committed: the response head went down
+    SETTLED = 5
 
 
 @dataclass(slots=True)

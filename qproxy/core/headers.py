@@ -40,7 +40,6 @@ REQUEST_RULES: dict[bytes, Rule] = dict.fromkeys(_REQUEST_DROPPED, Rule.DROP) | 
     b"api-key": Rule.DROP,
     b"content-length": Rule.SINGLE,
     b"transfer-encoding": Rule.SINGLE,
-    b"content-encoding": Rule.SINGLE,
     b"origin": Rule.SINGLE,
     b"user-agent": Rule.SINGLE,
     b"connection": Rule.KEEP,

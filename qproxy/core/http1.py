@@ -237,9 +237,9 @@ def _take_request_fields(head: RequestHead, fields: RawHeaders) -> None:
             if b"_" not in name:  # gateways that map names to variables would read x_api_key as x-api-key
                 passed.append(field)
                 if name == b"content-type":
-                    if head.content_type is not None:
-                        raise _bad_header("Content-Type must not be repeated.")
-                    head.content_type = field[1]
+                    head.content_type = _only(name, head.content_type, field[1])
+                elif name == b"content-encoding":
+                    head.content_encoding = _only(name, head.content_encoding, field[1])
         elif rule is not Rule.DROP:
             if name in kept:
                 if rule is Rule.SINGLE:
@@ -251,6 +251,12 @@ def _take_request_fields(head: RequestHead, fields: RawHeaders) -> None:
     options = kept.get(b"connection")
     if options is not None:
         _apply_connection(head, options)
+
+
+def _only(name: bytes, before: bytes | None, value: bytes) -> bytes:
+    if before is not None:
+        raise _repeated(name)
+    return value
 
 
 def _repeated(name: bytes) -> DownstreamError:
@@ -270,7 +276,6 @@ def _set_fields(head: RequestHead, kept: dict[bytes, bytes]) -> None:
     head.x_api_key = get(b"x-api-key")
     head.origin = get(b"origin")
     head.user_agent = get(b"user-agent")
-    head.content_encoding = get(b"content-encoding")
     head.accept_encoding = get(b"accept-encoding")
     head.request_method = get(b"access-control-request-method")
     head.request_headers = get(b"access-control-request-headers")

@@ -23,11 +23,13 @@ BATCH = 64
 PAUSE_S = 0.1
 _DEFECTS = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 """All other errors of accept(2) are weather: no descriptors, or what befell a connection while it waited."""
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nx-should-retry: true\r\nRetry-After: 1\r\n"
-    b"Connection: close\r\nContent-Length: 126\r\n\r\n"
+_BUSY_BODY = (
     b'{"error":{"message":"Too many connections are open. Try again shortly.","type":"overloaded_error",'
     b'"param":null,"code":"overloaded"}}'
+)
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nx-should-retry: true\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
 )
 
 Handler = Callable[[socket.socket, str], Awaitable[None]]
@@ -64,10 +66,14 @@ def _bind_unix(path: Path) -> socket.socket:
                 raise OSError(errno.EADDRINUSE, "another process listens there")
         path.unlink()  # a socket that nobody listens on was left behind
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.bind(str(path))
-    path.chmod(0o600)
-    sock.listen(BACKLOG)
+    try:
+        sock.setblocking(False)
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

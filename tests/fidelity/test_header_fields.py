@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import TYPE_CHECKING
 
 import pytest
@@ -273,3 +274,14 @@ async def test_another_expectation_is_refused(proxy: app.Running) -> None:
     async with raw_client(proxy.url) as client:
         got = await client.ask(post(EMBED, BODY, b"Expect: 200-ok"))
         assert (got.status, got.error_code, got.header(b"connection")) == (417, "expectation_failed", b"close")
+
+
+async def test_a_packed_body_that_is_only_passed_on_keeps_its_encoding(
+    proxy: app.Running, simulator: Simulator
+) -> None:
+    packed = gzip.compress(b"one, two")
+    request = post("/v1/files", packed, b"Content-Encoding: gzip")
+    async with raw_client(proxy.url) as client:
+        await client.ask(request)
+    received = simulator.requests[-1]
+    assert (bytes(received.body), received.header("content-encoding")) == (packed, "gzip")

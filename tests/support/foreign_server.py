@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MODEL = "tiny-qwen3"
-VENV_VARIABLE = "QPROXY_FOREIGN_VENV"
-REQUIRE_VARIABLE = "QPROXY_REQUIRE_FOREIGN"
+VENV_VARIABLE = "FOREIGN_MODEL_VENV"
+REQUIRE_VARIABLE = "FOREIGN_MODEL_REQUIRED"
 STOP_S = 10
 READY = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
