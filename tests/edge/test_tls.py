@@ -93,6 +93,7 @@ class TestBytes:
 
     async def test_long_bodies_both_ways_at_once(self) -> None:
         async with secured() as (stream, wire):
+
             async def send() -> None:
                 for at in range(0, len(LONG), 65536):
                     stream.put(memoryview(LONG)[at : at + 65536])
@@ -152,6 +153,7 @@ class TestBytes:
 
     async def test_bytes_that_come_with_the_handshake_are_not_lost(self) -> None:
         async with pair() as (stream, wire):
+
             async def serve() -> None:
                 await wire.handshake(server_context(NAME))
                 await wire.send(b"early")
@@ -168,9 +170,14 @@ class TestTrust:
     """U04: no detail for the client, no resend for a certificate, no way to turn it off."""
 
     async def refused(
-        self, serve: Callable[[Wire], Awaitable[object]], context: ssl.SSLContext, name: str = NAME, timeout_s: float = 5.0
+        self,
+        serve: Callable[[Wire], Awaitable[object]],
+        context: ssl.SSLContext,
+        name: str = NAME,
+        timeout_s: float = 5.0,
     ) -> str:
         async with pair() as (stream, wire):
+
             async def answer() -> None:
                 try:
                     await serve(wire)
@@ -221,6 +228,7 @@ class TestTrust:
 
     async def test_a_handshake_that_drips(self) -> None:
         """Bytes that keep coming do not make it longer."""
+
         async def drip(wire: Wire) -> None:
             record = b"\x16\x03\x03\x40\x00" + bytes(16000)
             for byte in record:
