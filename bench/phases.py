@@ -65,7 +65,7 @@ PHASES: tuple[PhaseRow, ...] = (
     _row("route", "edge/proxy.py"),
     _row("lease", "edge/pool.py"),
     _row("lease", "edge/credentials.py"),
-    _row("lease", "edge/upstreams.py", "_face _pool _base_of"),
+    _row("lease", "edge/upstreams.py", "_line _pool _base_of"),
     _row("serialise", "core/outgoing.py"),
     _row("serialise", "edge/upstreams.py"),
     _row("send", "edge/http11.py", "handle_async_request _send _send_live _connect"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from qproxy.core.limits import Limits
+from qproxy.simulator.wire import PeerLeft
 from tests.hostile.conftest import Recorder, guarded
 from tests.support.hostile_requests import CONTROL_BYTES, REFUSED_REQUESTS, head
 from tests.support.raw_client import End, RawClient, connect, cut_at, post, raw_client, request_head
@@ -42,7 +45,7 @@ ROWS: dict[str, tuple[bytes, str]] = {
     "an empty line of LF alone": (b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request_line"),
     "a space first": (b" GET / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request_line"),
     "C13 endless head": (b"GET / HTTP/1.1\r\nX: " + b"a" * 2 * LIMITS.head_bytes, "headers_too_large"),
-    "C13 endless lines": (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (LIMITS.head_lines + 1), "headers_too_large"),
+    "C13 endless lines": (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (LIMITS.head_lines + 2), "headers_too_large"),
     "C14 endless target": (b"GET /" + b"a" * 2 * LIMITS.target_bytes, "target_too_long"),
     "endless method": (b"A" * 2 * LIMITS.head_bytes, "target_too_long"),
 }
@@ -241,13 +244,8 @@ class TestPipelining:
             wire.close()
 
 
-async def _taken(sock: object, piece: bytes, *, most: int) -> int:
+async def _taken(sock: socket.socket, piece: bytes, *, most: int) -> int:
     """How many bytes the server takes before it stops reading."""
-    import socket
-
-    import anyio
-
-    assert isinstance(sock, socket.socket)
     sent = 0
     with anyio.move_on_after(0.5) as patience:
         while sent < most:
@@ -306,10 +304,6 @@ class TestClocks:
 
 async def _drip(client: RawClient, drop: bytes) -> None:
     """Until the server has had enough."""
-    import anyio
-
-    from qproxy.simulator.wire import PeerLeft
-
     try:
         while not client.wire.buffer:
             await client.wire.send(drop)
