@@ -55,7 +55,7 @@ def read_by(walker: ChunkReader | ChunkRelay, *reads: bytes) -> tuple[Reading, l
     verdict: Verdict = "open"
     try:
         for read in reads:
-            out.append(walker.walk(read))
+            out.append(walker.walk(read))  # noqa: PERF401 - what came before an error counts
         if walker.done:
             verdict = "whole"
     except FramingError:
@@ -95,7 +95,8 @@ def bytewise(data: bytes) -> list[bytes]:
 SIZE = st.one_of(
     st.integers(0, 40).map(lambda size: b"%x" % size),
     st.integers(0, 40).map(lambda size: b"%02X" % size),
-    st.sampled_from([b"", b"+1", b"-1", b"0x1", b" 1", b"1 ", b"1_0", b"g", b"1" * 17, b"0" * 16 + b"1", b"0" * 15 + b"1"]),
+    st.sampled_from([b"", b"+1", b"-1", b"0x1", b" 1", b"1 ", b"1_0", b"g"]),
+    st.sampled_from([b"1" * 17, b"0" * 16 + b"1", b"0" * 15 + b"1"]),
 )  # fmt: skip
 EXTENSION = st.one_of(
     st.just(b""),
@@ -103,7 +104,7 @@ EXTENSION = st.one_of(
 )
 LINE_END = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"", b"\r\r\n", b" \r\n"])
 TRAILER = st.sampled_from(
-    [b"", b"A: b\r\n", b"A:\r\n", b"A : b\r\n", b": b\r\n", b" b\r\n", b"A: \x01\r\n", b"A: b\n", b"A: \xff\r\n", b"A\r\n"]
+    b"|A: b\r\n|A:\r\n|A : b\r\n|: b\r\n| b\r\n|A: \x01\r\n|A: b\n|A: \xff\r\n|A\r\n".split(b"|"),
 )  # fmt: skip
 
 

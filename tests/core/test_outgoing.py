@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import h11
 import pytest
 from hypothesis import given
@@ -56,7 +58,7 @@ def sent(client: RequestHead, chosen: UpstreamFace, framing: bytes = b"") -> h11
     return read_request(chosen.head(b"POST", b"/chat/completions", client.query, client, framing))
 
 
-def values(headers: h11.Headers | list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 

@@ -230,7 +230,11 @@ class TestRequests:
 BODIES: dict[str, tuple[bytes, bytes, bool]] = {
     "length": (answer(200, body=b"abc"), b"abc", True),
     "empty": (answer(200), b"", True),
-    "chunks": (head(200, [(b"transfer-encoding", b"chunked")]) + chunk(b"abc") + chunk(b"de") + LAST_CHUNK, b"abcde", True),
+    "chunks": (
+        head(200, [(b"transfer-encoding", b"chunked")]) + chunk(b"abc") + chunk(b"de") + LAST_CHUNK,
+        b"abcde",
+        True,
+    ),
     "chunks, trailers (U32)": (
         head(200, [(b"transfer-encoding", b"chunked")]) + chunk(b"abc") + b"0;x\r\nX-Sum: 1\r\n\r\n",
         b"abc",

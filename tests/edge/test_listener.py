@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +21,6 @@ from tests.support.raw_client import connect, raw_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -165,7 +165,7 @@ async def test_many_at_once() -> None:
 def no_descriptor_left() -> Iterator[None]:
     """Nothing can be opened inside the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
     fillers = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
     try:

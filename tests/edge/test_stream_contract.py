@@ -30,7 +30,7 @@ from qproxy.simulator.wire import PeerLeft, Wire
 from tests.support.leaks import cancelled_after, cancelled_at_every_await, nothing_left, tcp_pair, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +98,9 @@ async def filled_up_to(stream: Stream, size: int) -> None:
         assert await stream.fill()
 
 
-async def while_it(work: Callable[[], Awaitable[object]], other: Callable[[], Awaitable[object]]) -> None:
+async def while_it(
+    work: Callable[[], Coroutine[object, object, object]], other: Callable[[], Awaitable[object]]
+) -> None:
     """Runs both until both are over."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
@@ -301,8 +303,8 @@ async def _receive_into(wire: Wire, size: int) -> None:
 
 
 async def _bare(
-    run: Callable[[Callable[[], Awaitable[object]], Callable[[], Awaitable[object]]], Awaitable[None]],
-    work: Callable[[], Awaitable[object]],
+    run: Callable[[Callable[[], Coroutine[object, object, object]], Callable[[], Awaitable[object]]], Awaitable[None]],
+    work: Callable[[], Coroutine[object, object, object]],
     other: Callable[[], Awaitable[object]],
 ) -> None:
     """What the block of a group raises, without the group."""

@@ -28,6 +28,7 @@ from tests.support.scripted_upstream import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+KEEPALIVE_S = 0.03
 JSON = (b"content-type", b"application/json")
 FIRST_EVENT = event(b'{"choices":[{"delta":{"content":"a"}}]}')
 DONE = event(b"[DONE]")
@@ -101,7 +102,7 @@ class Recorder:
     async def until_idle(self) -> None:
         """No connection is open."""
         while self.open_connections:
-            await turns(1)
+            await anyio.sleep(0.002)
 
 
 @asynccontextmanager
@@ -120,12 +121,16 @@ async def guarded(
     limits: dict[str, int] | None = None,
     **flags: object,
 ) -> AsyncIterator[app.Running]:
-    """A proxy whose clocks and sizes are those of the test."""
-    settings = settings_for(upstream_url, **flags)
+    """A proxy whose clocks and sizes are those of the test; its idle connections to the upstream soon expire."""
+    settings = settings_for(upstream_url, None, **flags)
     settings = replace(
         settings,
         timeouts=replace(settings.timeouts, **(timeouts or {})),
         limits=replace(settings.limits, **(limits or {})),
+        upstreams={
+            name: replace(each, upstream=replace(each.upstream, keepalive_s=KEEPALIVE_S))
+            for name, each in settings.upstreams.items()
+        },
     )
     async with app.running(settings) as proxy:
         yield proxy

@@ -214,7 +214,7 @@ async def _drip(client: RawClient) -> None:
 
 
 class TestNotWanted:
-    """An answer before the body was read: the body is skipped, or the connection ends; it is never taken for a request."""
+    """An answer before the body was read: the body is skipped or the connection ends; it never becomes a request."""
 
     INNER = post("/v1/embeddings", b'{"model":"smuggled"}')
 
