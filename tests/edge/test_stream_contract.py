@@ -444,7 +444,7 @@ class TestClocks:
             await while_it(stream.drain, lambda: _receive_into(wire, size))
             stream.put(bytes(2 * size))
             stream._check_stall()  # what the timer calls
-            assert not stream.lost
+            assert not stream.stalled
             stream._check_stall()
             assert stream.stalled
 

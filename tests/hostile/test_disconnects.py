@@ -134,10 +134,20 @@ async def test_a_half_closed_client_has_left(proxy: app.Running, recorder: Recor
     await recorder.until_idle()
 
 
-async def test_also_one_that_ends_together_with_its_request(proxy: app.Running, recorder: Recorder) -> None:
-    request = post("/v1/chat/completions", b'{"model":"wait","x":"%b"}' % (b"y" * 300_000))
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        post("/v1/chat/completions", b'{"model":"wait","x":"%b"}' % (b"y" * 300_000)),
+        request_head("POST", "/v1/files", b"Content-Length: 6") + b'"wait"',
+        request_head("POST", "/v1/files", b"Transfer-Encoding: chunked") + b'6\r\n"wait"\r\n0\r\n\r\n',
+    ],
+    ids=["stored", "passed on", "passed on in chunks"],
+)
+async def test_also_one_that_ends_together_with_its_request(
+    proxy: app.Running, recorder: Recorder, request_bytes: bytes
+) -> None:
     async with raw_client(proxy.url) as client:
-        await client.wire.send(request)
+        await client.wire.send(request_bytes)
         client.wire.half_close()
         await client.closed()
     await recorder.until_idle()

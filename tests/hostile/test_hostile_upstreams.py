@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
 import anyio
 import pytest
@@ -24,9 +24,6 @@ from tests.support.scripted_upstream import (
     send,
     stream_head,
 )
-
-if TYPE_CHECKING:
-    from qproxy import app
 
 pytestmark = pytest.mark.anyio
 
@@ -88,53 +85,44 @@ async def test_an_answer_that_is_cut_at_any_byte_is_never_whole(name: str, how: 
 
 
 @pytest.mark.parametrize(("version", "end"), [(b"1.1", End.FIN), (b"1.0", End.RESET)])
-async def test_a_stream_that_the_shutdown_cuts_is_not_whole_either(
-    recorder: Recorder, version: bytes, end: End
-) -> None:
-    async with anyio.create_task_group() as tasks:
+async def test_a_stream_that_the_shutdown_cuts_is_not_whole(recorder: Recorder, version: bytes, end: End) -> None:
+    async with AsyncExitStack() as stack:
         async with guarded(recorder.url) as proxy:
-            url = proxy.url
-            async with raw_client(url) as client:
-                await client.send(post("/v1/chat/completions", b'{"model":"stall","stream":true}', version=version))
-                got = await client.begin()
-                await client.until(got, b"data: ")
-                tasks.start_soon(_until_it_ends, client, got)
-                await turns(3)
-                proxy_left = anyio.Event()
-                tasks.start_soon(_set_when_over, got, proxy_left)
-                raise_out = False
-                # leaving the block stops the proxy; the client stays
-                client_wire = client.wire
-                client.wire = client_wire
-                assert not raw_client_closed(client)
-                del raise_out
+            client = await stack.enter_async_context(raw_client(proxy.url))
+            await client.send(post("/v1/chat/completions", b'{"model":"stall","stream":true}', version=version))
+            got = await client.begin()
+            await client.until(got, b"data: ")
+        while got.end is End.OPEN:
+            await client.more(got)
     assert got.end is end
 
 
-def raw_client_closed(client: object) -> bool:
-    return False
+async def test_whoever_reads_slowly_gets_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a client gets to close begins when it has been given everything.
 
+    How much the kernel takes of an answer that nobody reads is its own affair, so one of the sizes leaves a rest here.
+    """
+    monkeypatch.setattr(edge_connection, "LINGER_S", 0.02)
+    body = bytes(byte % 251 for byte in range(4 << 20))
 
-async def _until_it_ends(client: object, got: Answer) -> None: ...
+    async def serve(connection: Connection) -> None:
+        await expect_request()(connection)
+        size = int(connection.received.partition(b'"model":"')[2].partition(b'"')[0])
+        await connection.wire.send(answer(200, [(b"content-type", b"audio/mpeg")], body[:size]))
 
-
-async def _set_when_over(got: Answer, over: anyio.Event) -> None: ...
-
-
-@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-async def test_whoever_reads_slowly_gets_the_last_byte(version: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time that a client gets to close begins when it has been given everything."""
-    monkeypatch.setattr(edge_connection, "LINGER_S", 0.05)
-    body = bytes(byte % 251 for byte in range(3 << 20))
-    script = [expect_request(), send(answer(200, [(b"content-type", b"audio/mpeg")], body))]
-    async with scripted_upstream(script) as upstream, guarded(upstream.url) as proxy:
-        async with raw_client(proxy.url, receive_buffer_bytes=4096) as client:
-            await client.send(post("/v1/audio/speech", b'{"model":"m"}', b"Connection: close", version=version))
+    async def ask(url: str, size: int) -> None:
+        async with raw_client(url, receive_buffer_bytes=4096) as client:
+            await client.send(post("/v1/audio/speech", b'{"model":"%d"}' % size, b"Connection: close"))
             got = await client.begin()
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.5)
             while got.end is End.OPEN:
                 await client.more(got)
-            assert (got.end, bytes(got.body)) == (End.WHOLE, body)
+            assert (got.end, len(got.body)) == (End.WHOLE, size)
+
+    async with scripted_upstream([serve]) as upstream, guarded(upstream.url) as proxy:
+        async with anyio.create_task_group() as tasks:
+            for size in range(64 << 10, len(body), 64 << 10):
+                tasks.start_soon(ask, proxy.url, size)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
