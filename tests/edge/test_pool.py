@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 CONTEXT = ssl.create_default_context()
-SOON = 0.03
+SOON = 0.06
 NEVER = 60.0
 ABORTS = int(os.environ.get("QPROXY_TEST_ABORTS", "2000"))
 

@@ -39,7 +39,7 @@ SMALL = 16 * 1024  # of the kernel's buffers
 OFFER = 24 * 1024 * 1024
 HELD = 3 * 1024 * 1024
 """What may be on its way while nobody reads: the buffers of two sockets and of a stream; far below the offer."""
-SOON = 0.02
+SOON = 0.06
 NEVER = 60.0
 
 
