@@ -12,12 +12,15 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anyio
 import trio
 
 from qproxy.core.splice import Buffer
-from qproxy.edge.runtime import Receiver, Spot, Timer
+
+if TYPE_CHECKING:  # the runtime imports this module
+    from qproxy.edge.runtime import Receiver, Spot, Timer
 
 READ_BYTES = 256 * 1024  # what asyncio and uvloop read at once
 
