@@ -46,7 +46,7 @@ class Connection:
         self._limits = services.limits
         self._scope = anyio.CancelScope()
         self._body_owed = False  # the client has not sent all of the request's body
-        self._owed_bytes: int | None = 0  # its length; None: chunked
+        self._owed_bytes: int | None = 0  # its length; None: chunked, or begun
         self._ends_body = False  # the end of the connection would say that the answer is complete
         self._continue_owed = False
         self._keep_alive = True
@@ -242,6 +242,10 @@ class Connection:
             raise bad_upload(exc) from exc
         stream.stop_clock()
         return stream.buffer
+
+    def body_begun(self) -> None:
+        """From here on the body is taken piece by piece: it can no longer be skipped by its length."""
+        self._owed_bytes = None
 
     def body_arrived(self) -> None:
         """The request is complete: from here on a client that ends has left, also one that ended already."""

@@ -168,6 +168,7 @@ def _live_body(
     first: Sequence[Buffer] = (),
     tail: HeldTail | None = None,
 ) -> LiveBody:
+    connection.body_begun()
     return LiveBody(
         connection.stream,
         walker,

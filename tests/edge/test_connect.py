@@ -14,7 +14,7 @@ import pytest
 from qproxy.edge import connect
 from qproxy.edge.connect import NameNotFound, NetworkBackend
 from qproxy.edge.runtime import current_runtime
-from tests.support.leaks import cancelled_after, cancelled_at_every_await, nothing_left, turns
+from tests.support.leaks import cancelled_after, cancelled_at_every_await, nothing_left, silent_port, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -44,20 +44,6 @@ def refusing() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[int]:
-    """A port that answers no SYN: its queue is full."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def address(port: int) -> connect.Address:
@@ -130,7 +116,7 @@ async def test_a_name_that_is_none(name: str) -> None:
 
 async def test_nobody_answers() -> None:
     """U02."""
-    with silent() as port:
+    with silent_port() as port:
         async with network() as backend:
             with pytest.raises(httpcore.ConnectTimeout):
                 await backend.connect_tcp("127.0.0.1", port, timeout=SOON)
@@ -154,7 +140,7 @@ async def test_cancelled_at_every_await(tmp_path: Path) -> None:
 
 
 async def test_cancelled_while_nobody_answers() -> None:
-    with silent() as port:
+    with silent_port() as port:
         async with network() as backend:
             assert not await cancelled_after(lambda: backend.connect_tcp("127.0.0.1", port), 5)
 
@@ -174,7 +160,7 @@ class TestRace:
             assert await self.connected_to(closed, closed, port) == port
 
     async def test_one_that_is_silent_is_overtaken(self) -> None:
-        with silent() as deaf, listening() as listener:
+        with silent_port() as deaf, listening() as listener:
             port = listener.getsockname()[1]
             assert await self.connected_to(deaf, port) == port
 

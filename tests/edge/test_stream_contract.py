@@ -702,7 +702,7 @@ class TestPump:
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.send, wire)
-                await anyio.sleep(10 * SOON)
+                await anyio.sleep(4 * SOON)
                 assert pump.moved_bytes < HELD
                 assert sink.unsent_bytes < 3 * READ_BYTES
                 assert sink.congested

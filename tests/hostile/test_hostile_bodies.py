@@ -10,7 +10,7 @@ import pytest
 from qproxy.core.framing import LAST_CHUNK
 from qproxy.simulator.wire import PeerLeft
 from tests.hostile.conftest import Recorder, guarded
-from tests.support.leaks import turns
+from tests.support.leaks import silent_port, turns
 from tests.support.raw_client import End, RawClient, chunks, cut_at, post, raw_client, request_head
 
 if TYPE_CHECKING:
@@ -237,6 +237,20 @@ class TestNotWanted:
             await _sent(client, [self.INNER])
             assert await refusal(client) == (404, "unknown_route")
         assert not any(b"smuggled" in request for request in recorder.requests)
+
+    async def test_one_of_which_a_part_has_been_taken_ends_it_too(self, recorder: Recorder) -> None:
+        """The upstream cannot be reached. As much lies here as the body is long, but half of it is something else."""
+        body = b'{"model":"m","x":"%b"}' % (b"y" * 60_000)
+        requests = request_head("GET", "/livez") * 1000
+        with silent_port() as port:
+            limits, timeouts = {"inspect_bytes": 100}, {"connect_s": 0.2}
+            async with guarded(f"http://127.0.0.1:{port}/v1", limits=limits, timeouts=timeouts) as proxy:
+                async with raw_client(proxy.url) as client:
+                    head = request_head("POST", PATHS["stored"], JSON, b"Content-Length: %d" % len(body))
+                    await client.send(head, body[:40_000])
+                    await turns()
+                    await _sent(client, [body[40_000:] + requests])
+                    assert await refusal(client) == (502, "upstream_connect_failed")
 
     async def test_behind_broken_chunks_nothing_is_a_request(self, proxy: app.Running, recorder: Recorder) -> None:
         for path in ("stored", "passed on"):

@@ -103,7 +103,7 @@ async def test_whoever_reads_slowly_gets_the_last_byte(monkeypatch: pytest.Monke
     How much the kernel takes of an answer that nobody reads is its own affair, so one of the sizes leaves a rest here.
     """
     monkeypatch.setattr(edge_connection, "LINGER_S", 0.02)
-    body = bytes(byte % 251 for byte in range(4 << 20))
+    body = bytes(byte % 251 for byte in range(1 << 20)) * 3
 
     async def serve(connection: Connection) -> None:
         await expect_request()(connection)
@@ -121,7 +121,7 @@ async def test_whoever_reads_slowly_gets_the_last_byte(monkeypatch: pytest.Monke
 
     async with scripted_upstream([serve]) as upstream, guarded(upstream.url) as proxy:
         async with anyio.create_task_group() as tasks:
-            for size in range(64 << 10, len(body), 64 << 10):
+            for size in range(96 << 10, len(body), 96 << 10):
                 tasks.start_soon(ask, proxy.url, size)
 
 
