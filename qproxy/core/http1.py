@@ -28,6 +28,13 @@ _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _INTERIM_LINE = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9][ \r]")
+# A response head in the shape that nearly all have: what matches has for h11 the fields that `_PLAIN_FIELD` finds.
+_FIELD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[ \t]*+(?:[!-~]++(?:[ \t]++[!-~]++)*+)?"
+_PLAIN_HEAD = re.compile(rb"HTTP/1\.1 [2-5][0-9][0-9](?: [ -~]*+)?(?:\r\n" + _FIELD + rb")*+\r\n\r\n")
+_PLAIN_FIELD = re.compile(rb"\r\n([^\r\n:]++):[ \t]*+([^\r\n]*+)")
+_PLAIN_FRAMING = re.compile(
+    rb"\r\n(?:(?i:content-length):[ \t]*+[0-9]{1,18}|(?i:transfer-encoding):[ \t]*+chunked)(?=\r\n)"
+)
 # The first byte of a request line; CR too, since an empty line may come before it (RFC 9112 2.2).
 _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\r")
 _LINE_FRAME_BYTES = 48  # what a request line may have beside its target
@@ -333,6 +340,37 @@ def parse_response_head(raw: bytes, limits: Limits, *, method: bytes) -> Respons
     """`raw` ends with the empty line; `method` is the request's, since HEAD has no body. Raises UpstreamError."""
     if len(raw) > limits.upstream_head_bytes or raw.count(b"\n") - 2 > limits.upstream_head_lines:
         raise _broken_response("The upstream sent an oversized response head.")
+    fields = plain_fields(raw)
+    if fields is None:
+        fields = fields_by_h11(raw, limits)
+    head = ResponseHead(int(raw[9:12]), fields)
+    options = _take_response_fields(head)
+    _apply_response_framing(head, method)
+    if raw.startswith(b"HTTP/1.0"):
+        head.reusable = b"keep-alive" in options and head.reusable
+    elif b"close" in options:
+        head.reusable = False
+    return head
+
+
+def plain_fields(raw: bytes) -> RawHeaders | None:
+    """The fields of a response head without any oddity, as h11 would find them; None: ask h11.
+
+    Most of h11's time goes into checks of single lines and into objects (`docs/explanation/performance.md`): two
+    expressions do the same for a whole head. Line ends in fields, a second framing field or other codings, obs-text,
+    and white space at a line's end are h11's to judge.
+    """
+    if not _PLAIN_HEAD.fullmatch(raw):
+        return None
+    lowered = raw.lower()
+    framing = lowered.count(b"\r\ncontent-length:") + lowered.count(b"\r\ntransfer-encoding:")
+    if framing > 1 or (framing and not _PLAIN_FRAMING.search(raw)):
+        return None
+    return _PLAIN_FIELD.findall(raw)
+
+
+def fields_by_h11(raw: bytes, limits: Limits) -> RawHeaders:
+    """The fields of any response head. Raises UpstreamError `upstream_protocol_error`."""
     _check_bytes(raw, lambda _message: _broken_response("The upstream sent a malformed response head."))
     match = _STATUS_LINE.match(raw)
     if match is None or match[1].startswith(b"1"):
@@ -346,14 +384,7 @@ def parse_response_head(raw: bytes, limits: Limits, *, method: bytes) -> Respons
         raise _broken_response("The upstream sent a malformed response head.") from exc
     if type(event) is not h11.Response:
         raise _broken_response("The upstream sent a malformed response head.")
-    head = ResponseHead(event.status_code, event.headers.raw_items())
-    options = _take_response_fields(head)
-    _apply_response_framing(head, method)
-    if raw.startswith(b"HTTP/1.0"):
-        head.reusable = b"keep-alive" in options and head.reusable
-    elif b"close" in options:
-        head.reusable = False
-    return head
+    return event.headers.raw_items()
 
 
 def _take_response_fields(head: ResponseHead) -> frozenset[bytes]:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import orjson
 
 from qproxy.core import jsonscan
+from qproxy.core.jsonscan import MAX_DEPTH
 from qproxy.core.limits import KIB
 from qproxy.errors import DownstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 WINDOW_BYTES = 64 * KIB
-MAX_DEPTH = 1024
 COPIED_BYTES = 16 * KIB  # of an edited piece, parts up to here are copied, longer ones are views
 
 Buffer: TypeAlias = bytes | memoryview
@@ -144,13 +144,17 @@ def apply(
 
 
 def _facts_from_whole(body: bytes) -> BodyFacts:
-    document = _checked_object(body)
+    literals = jsonscan.skim(body)
+    document = _checked_object(body) if literals is None else literals
     present = [key for key in ("model", "stream") if key in document]
-    found = jsonscan.sole_members(body, present)
+    found = {} if literals is None else jsonscan.dense_members(body, literals)
+    if not found:
+        found = jsonscan.sole_members(body, present)
     if len(found) < len(present):
         key = next(key for key in present if key not in found)
         raise DownstreamError("duplicate_key", f'The body has "{key}" more than once; send it once.', param=key)
-    model, stream = document.get("model"), document.get("stream", False)
+    values = {key: jsonscan.loads(body[found[key].start : found[key].stop]) for key in present}
+    model, stream = values.get("model"), values.get("stream", False)
     return BodyFacts(
         model=model if isinstance(model, str) else None,
         has_model="model" in document,
@@ -175,7 +179,7 @@ def _facts_from_ends(ends: _Ends) -> BodyFacts | None:
     )
 
 
-def _checked_object(body: bytes) -> dict[str, object]:
+def _checked_object(body: bytes) -> Mapping[str, object]:
     try:
         document = jsonscan.loads(body)
     except orjson.JSONDecodeError as exc:

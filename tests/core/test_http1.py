@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qproxy.core.http1 import (
     RequestHead,
     ResponseHead,
+    fields_by_h11,
     is_informational,
     parse_request_head,
     parse_response_head,
+    plain_fields,
 )
 from qproxy.core.limits import Limits
 from qproxy.errors import DownstreamError, UpstreamError
@@ -408,3 +410,35 @@ def test_any_response_is_read_or_refused(status: int, fields: list[bytes]) -> No
         return
     assert 200 <= response.status <= 599
     assert response.content_length is None or response.content_length >= 0
+
+
+LINE_PARTS = st.sampled_from(
+    b"a|B-c|:| |\t|\r\n|\n|\x00|\x7f|\xe9|(|/|5|05|,|X: |chunked|Chunked|gzip|Content-Length|content-LENGTH: 5"
+    b"|Transfer-Encoding: chunked".split(b"|")
+)
+STATUS_LINES = st.sampled_from(b"HTTP/1.1 200 OK|HTTP/1.1 404|HTTP/1.1 503 |HTTP/1.0 200 OK|HTTP/1.1 600 X".split(b"|"))
+
+
+@pytest.mark.parametrize("raw", REFUSED_RESPONSES.values(), ids=REFUSED_RESPONSES)
+def test_a_broken_response_is_never_plain(raw: bytes) -> None:
+    oversized = len(raw) > LIMITS.upstream_head_bytes or raw.count(b"\n") > LIMITS.upstream_head_lines
+    assert oversized or plain_fields(raw) is None
+
+
+@given(
+    line=STATUS_LINES,
+    lines=st.lists(st.lists(LINE_PARTS, max_size=6).map(b"".join), max_size=5),
+)
+@example(line=b"HTTP/1.1 200 OK", lines=[b"Content-Type: text/plain", b"X:", b"Y: \t", b"Content-Length:5"])
+@example(line=b"HTTP/1.1 200 OK", lines=[b"content-length: 5", b"a: content-length: 6", b"X: a b\tc"])
+def test_what_is_read_at_once_is_what_h11_reads(line: bytes, lines: list[bytes]) -> None:
+    raw = answer(*lines, line=line)
+    raw = raw[: raw.index(b"\r\n\r\n") + 4]
+    at_once = plain_fields(raw)
+    if at_once is not None:
+        assert at_once == list(fields_by_h11(raw, LIMITS))
+
+
+def test_the_answer_of_a_usual_server_is_plain() -> None:
+    fields = [b"content-type: text/event-stream;charset=UTF-8", b"transfer-encoding: chunked", b"x-request-id: 1-2"]
+    assert plain_fields(answer(*fields, b"date: Sat, 21 Nov 2026 10:00:00 GMT", b"vary: Origin, Accept")) is not None
