@@ -8,7 +8,6 @@ per MB, where a parse takes 0.5 to 3. Searches go backwards where they can: `rfi
 from __future__ import annotations
 
 import re
-import sys
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,9 +40,20 @@ _SURROGATE = re.compile(
 _LOOSE_START = re.compile(rb"([ \t\n\r]*+[\[{])([ \t\n\r]++)")
 # Reads over values without making objects of them: a quarter of what a parse costs.
 _SKIMMER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_SKIMMER_NESTS_TOO_DEEP = sys.version_info >= (3, 12)  # before, the interpreter's recursion limit stops it in time
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _skims(text: bytes) -> bool:
+    try:
+        _SKIMMER.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+# Up to CPython 3.11 the interpreter's recursion limit stops it in time, later ones let it nest some thousand levels.
+_SKIMMER_NESTS_TOO_DEEP = _skims(b'{"":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}")
 
 
 class Member(NamedTuple):
