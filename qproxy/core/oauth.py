@@ -8,12 +8,14 @@ hosts, because whoever can change that one string would otherwise be sent the to
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
 
 from qproxy.core.upstream import BaseUrl
 
+DEFAULT_ACCOUNT = "default"  # the login that the CLI knows too
 DEFAULT_RESOURCE = "portal.qwen.ai"  # without resource_url; a DashScope host refuses OAuth tokens
 EXPIRY_MARGIN_MS = 30_000  # the CLI itself stops using a token this long before its end
 MAX_TOKEN_LENGTH = 16 * 1024  # no request head has room for more
@@ -31,9 +33,13 @@ FREE_TIER_ENDED = (
     "The free tier behind this login ended on 2026-04-15: use a DashScope key (DASHSCOPE_API_KEY), a Token Plan key "
     "(BAILIAN_TOKEN_PLAN_API_KEY), a Coding Plan key (BAILIAN_CODING_PLAN_API_KEY) or a server of your own instead."
 )
-LOG_IN = "Log in with the official Qwen Code CLI; the new login is picked up without a restart."
+LOG_IN = (
+    "Log in with `qproxy auth login` or with the official Qwen Code CLI; the new login is picked up without a restart."
+)
 NOT_LOGGED_IN = f"There is no Qwen login to use. {LOG_IN} {FREE_TIER_ENDED}"
 LOGIN_EXPIRED = f"The Qwen login has expired. {LOG_IN} {FREE_TIER_ENDED}"
+LOGIN_ENDED = f"The Qwen login has ended: its server does not renew it any more. {LOG_IN} {FREE_TIER_ENDED}"
+TOKEN_REFUSED = f"The Qwen API refuses the login although it is new. {FREE_TIER_ENDED}"
 
 
 def unusable_login(reason: str) -> str:
@@ -41,14 +47,23 @@ def unusable_login(reason: str) -> str:
     return f"The Qwen login cannot be used: {reason}. {LOG_IN} {FREE_TIER_ENDED}"
 
 
+def login_command(account: str) -> str:
+    """What a person types to log this account in again."""
+    return "qproxy auth login" if account == DEFAULT_ACCOUNT else f"qproxy auth login --account {account}"
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthToken:
-    """What one version of the credentials file says. `expires_ms` is Unix time in milliseconds."""
+    """What one version of the credentials file says. `expires_ms` is Unix time in milliseconds.
+
+    `document` is all of it, with the keys that only other programs know.
+    """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     expires_ms: float
     base: BaseUrl
+    document: Mapping[str, object] = field(repr=False, compare=False, default_factory=dict)
 
     def is_valid_at(self, now_ms: float) -> bool:
         """Whether the token may still be used: not within the last 30 s of its life."""
@@ -61,7 +76,11 @@ def parse_token_file(data: bytes, extra_hosts: tuple[str, ...] = ()) -> OAuthTok
     Raises ValueError whose text is a reason for people ("the file is empty"), never a part of the file. A half-written
     file is an error like any other: the caller keeps what it had.
     """
-    document = _document(data)
+    return token_of(json_object(data), extra_hosts)
+
+
+def token_of(document: Mapping[str, object], extra_hosts: tuple[str, ...] = ()) -> OAuthToken:
+    """The token that a credentials document describes. Raises ValueError like `parse_token_file`."""
     expires_ms = document.get("expiry_date")
     if isinstance(expires_ms, bool) or not isinstance(expires_ms, int | float) or not expires_ms > 0:
         raise ValueError("expiry_date is not a time in milliseconds")
@@ -70,10 +89,26 @@ def parse_token_file(data: bytes, extra_hosts: tuple[str, ...] = ()) -> OAuthTok
         raise ValueError("token_type is not Bearer")
     return OAuthToken(
         access_token=_access_token(document),
-        refresh_token=_optional_text(document, "refresh_token"),
+        refresh_token=_optional_text(document, "refresh_token") or None,
         expires_ms=expires_ms,
         base=base_from_resource_url(_optional_text(document, "resource_url"), extra_hosts),
+        document=document,
     )
+
+
+def json_object(data: bytes) -> dict[str, object]:
+    """The object in a file's bytes. Raises ValueError with a reason for people."""
+    if not data.strip():
+        raise ValueError("the file is empty")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("the file starts with a byte order mark")
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise ValueError(f"the file is not JSON (line {exc.lineno}, column {exc.colno})") from None
+    if isinstance(document, dict):
+        return document
+    raise ValueError("the file holds no JSON object")
 
 
 def base_from_resource_url(resource_url: str | None, extra_hosts: tuple[str, ...] = ()) -> BaseUrl:
@@ -124,30 +159,21 @@ def _host_matches(host: str, allowed: str) -> bool:
     return host == allowed
 
 
-def _document(data: bytes) -> dict[str, object]:
-    if not data.strip():
-        raise ValueError("the file is empty")
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise ValueError("the file starts with a byte order mark")
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise ValueError(f"the file is not JSON (line {exc.lineno}, column {exc.colno})") from None
-    if isinstance(document, dict):
-        return document
-    raise ValueError("the file holds no JSON object")
+def is_sendable(token: str) -> bool:
+    """Whether a token can stand in a header."""
+    return 0 < len(token) <= MAX_TOKEN_LENGTH and all("!" <= character <= "~" for character in token)
 
 
-def _access_token(document: dict[str, object]) -> str:
+def _access_token(document: Mapping[str, object]) -> str:
     token = _optional_text(document, "access_token")
     if not token:
         raise ValueError("access_token is missing")
-    if len(token) > MAX_TOKEN_LENGTH or not all("!" <= character <= "~" for character in token):
+    if not is_sendable(token):
         raise ValueError("access_token cannot be sent in a header")
     return token
 
 
-def _optional_text(document: dict[str, object], name: str) -> str | None:
+def _optional_text(document: Mapping[str, object], name: str) -> str | None:
     value = document.get(name)
     if value is None or isinstance(value, str):
         return value

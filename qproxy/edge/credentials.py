@@ -1,18 +1,15 @@
-"""Where an upstream's credential comes from: a key that never changes, or the CLI's credentials file.
+"""Where an upstream's credential comes from: a key that never changes, or a login's file that is only read.
 
-The file belongs to another program, which replaces it while we run. So it is looked at again at most once a second,
-read when it changed, and only a whole, valid file takes the place of the token in memory. A file that vanished leaves
-that token in use until it expires, as the CLI does itself.
+`OAuthFile` is for commands that show how a login is; a server keeps it with `tokens.TokenKeeper`, which renews it too.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from qproxy.core.oauth import LOGIN_EXPIRED, NOT_LOGGED_IN, OAuthToken, parse_token_file, unusable_login
 from qproxy.core.upstream import Credential
+from qproxy.edge.token_file import FileVersion, TokenFile
 from qproxy.errors import AccountError
 
 if TYPE_CHECKING:
@@ -20,10 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STAT_INTERVAL_S = 1.0
-MAX_FILE_BYTES = 1024 * 1024
+KEY_REFUSED = "The upstream refuses the key: check or replace it."
 RETRY_AFTER_S = 30  # a person has to log in first
-# Without O_NONBLOCK the open of a named pipe would wait for a writer; O_BINARY is Windows' own.
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class StaticKey:
@@ -36,21 +31,25 @@ class StaticKey:
         """The key as a credential."""
         return self._credential
 
+    async def fresh(self) -> Credential:
+        """The key as a credential."""
+        return self._credential
+
+    async def refused(self, credential: Credential) -> Credential:
+        """Raises AccountError: there is no other key."""
+        raise AccountError("no_healthy_account", KEY_REFUSED)
+
     def state(self) -> str:
         """`key set` or `no key`."""
         return "key set" if self._credential.secret else "no key"
 
+    def since_s(self) -> float:
+        """0.0: keys are set at the start."""
+        return 0.0
 
-class _Version(NamedTuple):
-    """What tells one version of a file from the next."""
-
-    mtime_ns: int
-    inode: int
-    size_bytes: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> _Version:
-        return cls(status.st_mtime_ns, status.st_ino, status.st_size)
+    def needs_login(self) -> bool:
+        """False: a key is not logged in."""
+        return False
 
 
 class OAuthFile:
@@ -61,11 +60,11 @@ class OAuthFile:
     """
 
     def __init__(self, path: Path, allowed_hosts: tuple[str, ...], wall_clock: Callable[[], float]) -> None:
-        self._path = path
+        self._file = TokenFile(path)
         self._allowed_hosts = allowed_hosts
         self._wall_clock = wall_clock
         self._looked_at_s = -STAT_INTERVAL_S
-        self._version: _Version | None = None
+        self._version: FileVersion | None = None
         self._token: OAuthToken | None = None
         self._credential: Credential | None = None
         self._problem: str | None = None
@@ -88,6 +87,27 @@ class OAuthFile:
             return f"unusable: {self._problem}"
         return "not logged in" if self._token is None else "expired"
 
+    async def fresh(self) -> Credential:
+        """The same as `current`: nothing is renewed from here."""
+        return self.current()
+
+    async def refused(self, credential: Credential) -> Credential:
+        """Another token, where the file has one by now. Raises AccountError."""
+        present = self.current()
+        if present == credential:
+            raise AccountError("credentials_unavailable", LOGIN_EXPIRED, retry_after_s=RETRY_AFTER_S)
+        return present
+
+    def since_s(self) -> float:
+        """When the file was written, in Unix seconds; 0.0 where there is none that can be used."""
+        self._look(self._wall_clock())
+        return self._version.mtime_ns / 1e9 if self._version is not None else 0.0
+
+    def needs_login(self) -> bool:
+        """Whether there is no token."""
+        self._look(self._wall_clock())
+        return self._token is None
+
     def _why_unavailable(self) -> str:
         if self._problem is not None:
             return unusable_login(self._problem)
@@ -99,10 +119,10 @@ class OAuthFile:
             return
         self._looked_at_s = now_s
         try:
-            if self._version is not None and _Version.of(self._path.stat()) == self._version:
+            if self._version is not None and self._file.version() == self._version:
                 return
-            version, data = _read(self._path)
-            token = parse_token_file(data, self._allowed_hosts)
+            content = self._file.read()
+            token = parse_token_file(content.data, self._allowed_hosts)
         except FileNotFoundError:
             self._version, self._problem = None, None
         except OSError as exc:
@@ -110,22 +130,6 @@ class OAuthFile:
         except ValueError as exc:
             self._version, self._problem = None, str(exc)
         else:
-            self._version, self._problem = version, None
+            self._version, self._problem = content.version, None
             self._token = token
             self._credential = Credential(token.access_token, token.base)
-
-
-def _read(path: Path) -> tuple[_Version, bytes]:
-    """The file's bytes and the version that they are at least as new as. Raises OSError, ValueError with a reason."""
-    descriptor = os.open(path, OPEN_FLAGS)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError("the file is larger than 1 MiB")
-    return _Version.of(status), data

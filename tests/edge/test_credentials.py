@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qproxy.core.oauth import FREE_TIER_ENDED
-from qproxy.edge.credentials import MAX_FILE_BYTES, OAuthFile, StaticKey
+from qproxy.edge.credentials import OAuthFile, StaticKey
+from qproxy.edge.token_file import MAX_FILE_BYTES
 from qproxy.errors import AccountError
 
 if TYPE_CHECKING:
