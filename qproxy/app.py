@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import secrets
 import signal
 import socket
@@ -20,41 +21,60 @@ import httpcore
 
 from qproxy import __version__
 from qproxy.config import Settings
+from qproxy.core.account import AccountBook, AccountKind
 from qproxy.core.admit import Gate
+from qproxy.core.device_flow import OAuthClient
+from qproxy.core.exchange import ExchangeRecord
 from qproxy.core.known_heads import KnownHeads
 from qproxy.core.local import LocalServices, UpstreamHealth
 from qproxy.core.models import NO_UPSTREAM, ModelRouter
-from qproxy.core.ports import CredentialSource
+from qproxy.core.oauth import DEFAULT_ACCOUNT
+from qproxy.core.rotation import POLICIES
 from qproxy.core.route import RouteTable
 from qproxy.core.upstream import BaseUrl, Upstream
+from qproxy.edge.accounts import Accounts
+from qproxy.edge.attempts import Attempts
 from qproxy.edge.connect import NetworkBackend
 from qproxy.edge.connection import Connection
 from qproxy.edge.credentials import OAuthFile, StaticKey
+from qproxy.edge.diagnosis import AccountDiagnosis
+from qproxy.edge.ledger import Ledger
 from qproxy.edge.listener import Listener, address_of, bind, closing_all
 from qproxy.edge.log import AccessLog
+from qproxy.edge.login import LoginServer
+from qproxy.edge.login_desk import LoginDesk
+from qproxy.edge.login_files import LoginFiles
+from qproxy.edge.login_store import CacheStore, FileStore, LoginStore, MemoryStore
+from qproxy.edge.logins import Logins
 from qproxy.edge.pool import Pool
 from qproxy.edge.process import connections_carried, tune_process
 from qproxy.edge.runtime import Runtime, current_runtime, run
 from qproxy.edge.services import Services
+from qproxy.edge.store import Store
 from qproxy.edge.streams import ANSWER_HIGH_BYTES, open_stream
+from qproxy.edge.token_endpoint import TokenEndpoint
+from qproxy.edge.token_renewal import RenewalSettings
+from qproxy.edge.tokens import KeeperSettings, TokenKeeper
 from qproxy.edge.upstreams import Upstreams
 from qproxy.endpoints import ENDPOINTS
 from qproxy.endpoints.catalogue import ModelCatalogue
 from qproxy.errors import InternalError, QProxyError
+from qproxy.upstreams import PRESETS
 
-__all__ = ["App", "Running", "direct_client", "run", "running", "serve"]
+log = logging.getLogger(__name__)
 
+__all__ = ["App", "Running", "direct_client", "login_server", "run", "running", "serve"]
+
+NO_KEY = "no-key"  # the account of an upstream that takes no key
 USER_AGENT = f"qproxy/{__version__}"
 
 
 class Health:
-    """How the server is, from what is configured and how the credentials are."""
+    """How the server is, from what is configured and how the accounts are."""
 
-    def __init__(
-        self, upstreams: Sequence[Upstream], credentials: Mapping[str, CredentialSource], runtime: Runtime
-    ) -> None:
+    def __init__(self, upstreams: Sequence[Upstream], accounts: Accounts, runtime: Runtime) -> None:
         self._upstreams = upstreams
-        self._credentials = credentials
+        self._accounts = accounts
         self._now = runtime.now
         self._started = runtime.now()
 
@@ -62,7 +82,7 @@ class Health:
         return self._now() - self._started
 
     def upstreams(self) -> Sequence[UpstreamHealth]:
-        return [UpstreamHealth(each.name, each.kind, self._credentials[each.name].state()) for each in self._upstreams]
+        return [UpstreamHealth(each.name, each.kind, self._accounts.state(each.name)) for each in self._upstreams]
 
     def obstacle(self) -> QProxyError | None:
         return None if self._upstreams else InternalError("no_upstream", NO_UPSTREAM)
@@ -71,14 +91,20 @@ class Health:
 class App:
     """One proxy, put together but not yet listening."""
 
-    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, tasks: anyio.abc.TaskGroup) -> None:
         self.settings = settings
         self._runtime = runtime
+        self._tasks = tasks
         upstreams = {name: each.upstream for name, each in settings.upstreams.items()}
-        self.credentials = credentials_of(settings)
+        policy = POLICIES[settings.rotation]
+        book = AccountBook(
+            lambda _: policy(), default_account=settings.default_account, day_starts_s=settings.day_offset_s
+        )
+        self.accounts = Accounts(book, time.time)
+        self.login_server = login_server_of(settings, runtime)
+        self.logins = self._logins(settings)
         self.upstreams = Upstreams(
             upstreams,
-            self.credentials,
             runtime,
             limits=settings.limits,
             timeouts=settings.timeouts,
@@ -86,8 +112,11 @@ class App:
             user_agent=USER_AGENT,
         )
         ordered = _default_first(upstreams, settings.default_upstream)
-        self.catalogue = ModelCatalogue(ordered, self.upstreams, clock=runtime.now)
+        attempts = Attempts(self.accounts, self.upstreams, time.time)
+        self.catalogue = ModelCatalogue(ordered, attempts, clock=runtime.now)
         self.access_log = AccessLog(settings.access_log)
+        self.store = Store(settings.state_dir) if settings.state_dir is not None else None
+        self.ledger = Ledger(self.store, self.accounts, time.time, settings.day_offset_s) if self.store else None
         self.services = Services(
             runtime=runtime,
             limits=settings.limits,
@@ -95,7 +124,10 @@ class App:
             heads=KnownHeads(settings.limits),
             routes=RouteTable(ENDPOINTS),
             gate=Gate(
-                [key.reveal().encode() for key in settings.api_keys], settings.allowed_hosts, settings.cors_origins
+                [key.reveal().encode() for key in settings.api_keys],
+                settings.allowed_hosts,
+                settings.cors_origins,
+                settings.admin_key.reveal().encode() if settings.admin_key is not None else None,
             ),
             models=ModelRouter(
                 settings.models,
@@ -104,12 +136,90 @@ class App:
                 settings.default_model,
                 {name: upstream.default_model for name, upstream in upstreams.items()},
             ),
-            upstreams=self.upstreams,
-            local=LocalServices(self.catalogue, Health(ordered, self.credentials, runtime)),
-            record=_ignore if settings.access_log == "off" else self.access_log.record,
+            accounts=self.accounts,
+            attempts=attempts,
+            local=LocalServices(
+                self.catalogue,
+                Health(ordered, self.accounts, runtime),
+                self._login_desk(settings),
+                self._diagnosis(settings),
+            ),
+            record=self._recorder(),
             new_request_id=_request_ids(),
             include_usage=settings.include_usage,
         )
+
+    def _recorder(self) -> Callable[[ExchangeRecord], None]:
+        """Tells whoever wants to know of a settled exchange."""
+        listeners = [] if self.settings.access_log == "off" else [self.access_log.record]
+        if self.ledger is not None:
+            listeners.append(self.ledger.record)
+
+        def record(settled: ExchangeRecord) -> None:
+            for listener in listeners:
+                listener(settled)
+
+        return record
+
+    def _login_desk(self, settings: Settings) -> LoginDesk:
+        login = settings.login
+        files = LoginFiles(login.home, login.creds_file)
+        return LoginDesk(self.login_server, files.save, self._tasks, allowed_hosts=login.allowed_hosts)
+
+    def _diagnosis(self, settings: Settings) -> AccountDiagnosis:
+        """Its call goes to the default upstream."""
+        name = settings.default_upstream
+        model, hint = settings.default_model, ""
+        if name is not None:
+            upstream = settings.upstreams[name].upstream
+            model = model or upstream.default_model
+            hint = PRESETS[name].hint if name in PRESETS else ""
+        return AccountDiagnosis(
+            self.logins.keepers, self.accounts, self.upstreams, upstream=name, model=model, hint=hint
+        )
+
+    def _logins(self, settings: Settings) -> Logins:
+        login = settings.login
+        files = LoginFiles(login.home, login.creds_file)
+        keeper_settings = KeeperSettings(
+            RenewalSettings(self.login_server.client, login.allowed_hosts), refresh_buffer_ms=login.refresh_buffer_ms
+        )
+
+        def make_keeper(account: str) -> TokenKeeper:
+            store = login_store(settings, files, account)
+            tokens = self.login_server.tokens
+            return TokenKeeper(account, store, tokens, self._tasks, keeper_settings, report=log.warning)
+
+        upstreams = [name for name, each in settings.upstreams.items() if each.upstream.base is None]
+        is_given = login.creds is not None
+        return Logins(upstreams, files, self.accounts, make_keeper, self._tasks, is_given=is_given)
+
+    async def start(self) -> None:
+        """Find the accounts, and begin what runs beside the requests."""
+        for name, each in self.settings.upstreams.items():
+            for account, key in each.key_accounts().items():
+                self.accounts.add(name, account, AccountKind.API_KEY, StaticKey(key.reveal()))
+            if each.upstream.base is not None and not each.keys:
+                self.accounts.add(name, NO_KEY, AccountKind.API_KEY, StaticKey(""))
+        if any(each.upstream.base is None for each in self.settings.upstreams.values()):
+            await self.logins.look()
+            self._tasks.start_soon(self.logins.run)
+        if self.ledger is not None:
+            self.ledger.restore()
+        self._tasks.start_soon(self.access_log.run)
+
+    @contextlib.asynccontextmanager
+    async def keeping_state(self) -> AsyncIterator[None]:
+        """Counts and the accounts' health outlive the process, where there is a folder for them."""
+        if self.store is None or self.ledger is None:
+            yield
+            return
+        async with self.store:
+            self._tasks.start_soon(self.ledger.run)
+            try:
+                yield
+            finally:
+                self.ledger.save()
 
     async def handle(self, sock: socket.socket, peer: str) -> None:
         """Serve one client to the end of its connection."""
@@ -133,17 +243,19 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     sockets = await bind(settings.host, settings.port)
     with closing_all(sockets):
         async with _background() as tasks:
-            app = App(settings, current_runtime(tasks))
+            app = App(settings, current_runtime(tasks), tasks)
             listener = Listener(sockets, app.handle, max_connections(settings))
-            tasks.start_soon(listener.serve)
-            tasks.start_soon(app.access_log.run)
-            try:
-                yield Running(app, sockets)
-            finally:
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await app.upstreams.aclose()
-                app.access_log.flush()
+            async with app.keeping_state():
+                await app.start()
+                tasks.start_soon(listener.serve)
+                try:
+                    yield Running(app, sockets)
+                finally:
+                    tasks.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await app.upstreams.aclose()
+                        await app.login_server.aclose()
+                    app.access_log.flush()
 
 
 @contextlib.asynccontextmanager
@@ -189,16 +301,51 @@ async def direct_client(settings: Settings, base: BaseUrl) -> AsyncIterator[http
             await pool.aclose()
 
 
-def credentials_of(settings: Settings) -> dict[str, CredentialSource]:
-    """A credential source for each upstream."""
-    login = OAuthFile(settings.login_file, settings.oauth_allowed_hosts, time.time)
-    sources: dict[str, CredentialSource] = {}
-    for name, each in settings.upstreams.items():
-        if each.upstream.base is None:
-            sources[name] = login
-        else:
-            sources[name] = StaticKey(each.key.reveal() if each.key is not None else "")
-    return sources
+@contextlib.asynccontextmanager
+async def login_server(settings: Settings) -> AsyncIterator[LoginServer]:
+    """The login's server, for one login outside of a running proxy."""
+    async with _background() as tasks:
+        server = login_server_of(settings, current_runtime(tasks))
+        try:
+            yield server
+        finally:
+            await server.aclose()
+
+
+def login_server_of(settings: Settings, runtime: Runtime) -> LoginServer:
+    """Where this proxy logs in."""
+    login = settings.login
+
+    def endpoint(url: str) -> TokenEndpoint:
+        return TokenEndpoint(
+            url,
+            runtime,
+            limits=settings.limits,
+            timeouts=settings.timeouts,
+            make_ssl_context=httpcore.default_ssl_context,
+            user_agent=USER_AGENT,
+        )
+
+    client = OAuthClient(login.client_id, login.scope, login.client_secret.reveal())
+    return LoginServer(client, endpoint(login.device_code_endpoint), endpoint(login.token_endpoint), runtime.now)
+
+
+def login_store(settings: Settings, files: LoginFiles, account: str) -> LoginStore:
+    """Where the account's login is kept."""
+    login = settings.login
+    if account != DEFAULT_ACCOUNT or login.creds is None:
+        return FileStore(files.path(account))
+    data = login.creds.reveal().encode()
+    return MemoryStore(data) if login.cache is None else CacheStore(login.cache, data)
+
+
+def credentials_of(settings: Settings) -> dict[str, OAuthFile | StaticKey]:
+    """The first credential of each upstream, for commands that look at them or use them once."""
+    login = OAuthFile(settings.login_file, settings.login.allowed_hosts, time.time)
+    return {
+        name: login if each.upstream.base is None else StaticKey(each.key.reveal() if each.key is not None else "")
+        for name, each in settings.upstreams.items()
+    }
 
 
 def max_connections(settings: Settings) -> int:

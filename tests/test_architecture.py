@@ -45,6 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
         "edge/http11.py",
         "edge/pool.py",
         "edge/streams.py",
+        "edge/token_endpoint.py",
         "edge/upstreams.py",
     },
     "trio": {"edge/runtime_trio.py"},

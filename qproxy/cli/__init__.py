@@ -7,6 +7,7 @@ import sys
 import click
 
 from qproxy import __version__
+from qproxy.cli.auth import ALIASES, auth
 from qproxy.cli.check import check
 from qproxy.cli.console import prepare_output, print_note
 from qproxy.cli.demo import demo
@@ -17,7 +18,7 @@ from qproxy.config import ConfigError
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-@click.group(commands=[serve, demo, models, check], context_settings={"max_content_width": 100})
+@click.group(commands=[serve, demo, models, check, auth, *ALIASES], context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="qproxy", message="%(prog)s %(version)s")
 def commands() -> None:
     """A low-level reverse proxy between any OpenAI client and a Qwen model."""

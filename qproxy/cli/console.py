@@ -59,6 +59,11 @@ def print_rich(*renderables: RenderableType) -> None:
     print_text(drawn.getvalue())
 
 
+def printable(text: str) -> str:
+    """Text of somebody else's, without what could steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _write(stream: TextIO | None, text: str) -> None:
     if stream is None:  # started with the descriptor closed
         return

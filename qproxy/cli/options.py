@@ -15,21 +15,31 @@ from qproxy.config.options import BASIC
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from qproxy.config.options import AnyOption
+    from qproxy.config.option import AnyOption
 
 Command = TypeVar("Command", bound="Callable[..., object]")
 
 
 def setting_options(command: Command) -> Command:
     """Add a flag for every setting that has one. The command gets them by option name, as text."""
-    for option in reversed(BASIC):
-        command = _decorator(option)(command)
-    return command
+    return some_settings(*BASIC)(command)
+
+
+def some_settings(*rows: AnyOption) -> Callable[[Command], Command]:
+    """Add the flags of these settings alone, for a command to which the others mean nothing."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(rows):
+            command = _decorator(option)(command)
+        return command
+
+    return decorate
 
 
 def load_settings(flags: Mapping[str, object]) -> Settings:
     """The settings of this process. Raises ConfigError."""
-    return load(flags, os.environ, Path.cwd(), platformdirs.user_config_path("qproxy"))
+    folders = platformdirs.user_config_path("qproxy"), platformdirs.user_data_path("qproxy")
+    return load(flags, os.environ, Path.cwd(), *folders)
 
 
 def _decorator(option: AnyOption) -> Callable[[Command], Command]:

@@ -18,18 +18,23 @@ def follow(key: Secret, label: str, folder: Path, variables: Mapping[str, str]) 
 
     Raises ConfigError where the variable or file is missing, or what it holds cannot be sent in a header.
     """
-    kind, colon, target = key.reveal().partition(":")
+    value = referenced(key, label, folder, variables)
+    if not value.isprintable() or " " in value:
+        raise ConfigError(f"{label} = (hidden): must be a key without spaces and control characters")
+    return Secret(value)
+
+
+def referenced(secret: Secret, label: str, folder: Path, variables: Mapping[str, str]) -> str:
+    """The text that `secret` stands for, which is itself where it is no reference. Raises ConfigError."""
+    kind, colon, target = secret.reveal().partition(":")
     if colon and kind == "env":
         value = variables.get(target, "")
         if not value:
             raise ConfigError(f"{label} = env:{target}: that variable must be set")
-    elif colon and kind == "file":
-        value = _read(folder / target, f"{label} = file:{target}")
-    else:
-        value = key.reveal()
-    if not value.isprintable() or " " in value:
-        raise ConfigError(f"{label} = (hidden): must be a key without spaces and control characters")
-    return Secret(value)
+        return value
+    if colon and kind == "file":
+        return _read(folder / target, f"{label} = file:{target}")
+    return secret.reveal()
 
 
 def _read(path: Path, label: str) -> str:

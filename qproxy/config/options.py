@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
-from typing import Generic, TypeAlias
 
 from qproxy.config import values
-from qproxy.config.values import Secret, T, ValueType
+from qproxy.config.login_options import LOGIN
+from qproxy.config.option import AnyOption, Option
+from qproxy.config.values import Secret
 from qproxy.core.limits import Limits, Timeouts
+from qproxy.core.login_files import ACCOUNT_ID_RULE
+from qproxy.core.rotation import DEFAULT_POLICY, POLICIES
 
-PREFIX = "QPROXY_"
 DAY_S = 86_400.0
 UVLOOP_INSTALLED = importlib.util.find_spec("uvloop") is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Option(Generic[T]):
-    """One setting. `name` is its key in the file, below `[section]` where that is not empty.
-
-    `flag` is its name on the command line, without dashes; empty: no flag. `legacy` are variables of older proxies with
-    the same meaning; `private_legacy` are read from `.env` and the file alone, since many shells export them for other
-    ends. The row `config` alone stands in no file: it names it.
-    """
-
-    name: str
-    type: ValueType[T]
-    default: T
-    help: str
-    flag: str = ""
-    section: str = ""
-    legacy: tuple[str, ...] = ()
-    private_legacy: tuple[str, ...] = ()
-    in_file: bool = True
-
-    @property
-    def variable(self) -> str:
-        """The environment variable: named after the flag, which is singular where it may be repeated."""
-        return PREFIX + (self.flag or self.name).replace("-", "_").upper()
-
-
-AnyOption: TypeAlias = (
-    Option[str] | Option[int] | Option[bool] | Option[Secret] | Option[tuple[str, ...]] | Option[tuple[Secret, ...]]
-)
+ROTATIONS = tuple(POLICIES)
 
 
 def _backend(value: str) -> str:
     if value == "uvloop" and not UVLOOP_INSTALLED:
         raise ValueError("uvloop is not installed here; use asyncio or trio")
     if value in ("uvloop", "asyncio", "trio"):
+        return value
+    raise ValueError
+
+
+def _rotation(value: str) -> str:
+    if value in ROTATIONS:
         return value
     raise ValueError
 
@@ -151,28 +129,48 @@ ACCESS_LOG = Option(
     "Where the access log goes: off, stderr, or a path.",
     flag="access-log",
 )
-QWEN_HOME = Option(
-    "qwen_home",
+ADMIN_KEY = Option(
+    "admin_key",
+    values.secret(),
+    Secret(""),
+    "Key for /auth and /v1/debug: the key itself, env:NAME or file:PATH. Without one, this machine alone may use them.",
+    flag="admin-key",
+)
+ROTATION = Option(
+    "rotation",
+    values.text(" or ".join([", ".join(ROTATIONS[:-1]), ROTATIONS[-1]]), _rotation),
+    DEFAULT_POLICY,
+    "Which account of an upstream is next: sticky, round_robin, least_in_flight or fill_first.",
+    flag="rotation",
+)
+DEFAULT_ACCOUNT = Option(
+    "default_account",
+    values.text(ACCOUNT_ID_RULE, values.account_id),
+    "",
+    "Account that fill_first begins with.",
+    flag="default-account",
+    legacy=("DEFAULT_ACCOUNT",),
+)
+POOL_PLAN_KEYS = Option(
+    "pool_plan_keys",
+    values.switch(),
+    False,
+    "Take turns with several keys of a plan, which the plans' terms forbid.",
+    flag="pool-plan-keys",
+)
+STATE_DIR = Option(
+    "state_dir",
     values.text("a path", values.non_empty),
     "",
-    "Folder of the Qwen CLI's login (default: ~/.qwen).",
-    flag="qwen-home",
-    legacy=("QWEN_HOME",),
+    "Folder for counts and the state of accounts (default: qproxy in the user's data folder).",
+    flag="home",
 )
-OAUTH_BASE_URL = Option(
-    "oauth_base_url",
-    values.text("an https URL, or an http URL of this machine", values.login_url),
-    "https://chat.qwen.ai",
-    "Host of the Qwen login.",
-    flag="oauth-base-url",
-    legacy=("QWEN_BASE_URL",),
-)
-OAUTH_ALLOWED_HOSTS: Option[tuple[str, ...]] = Option(
-    "oauth_allowed_hosts",
-    values.texts("a host name, or *.name for all below it", values.token_host),
-    (),
-    "Further host that may be sent the login's token; may be repeated.",
-    flag="oauth-allowed-host",
+DAY_STARTS_AT = Option(
+    "day_starts_at",
+    values.text("a time of day such as 00:00 (UTC) or 00:00+08:00", values.time_of_day),
+    "00:00",
+    "When the counts of a day begin anew.",
+    flag="day-starts-at",
 )
 
 BASIC: tuple[AnyOption, ...] = (
@@ -189,9 +187,13 @@ BASIC: tuple[AnyOption, ...] = (
     DEFAULT_MODEL,
     INCLUDE_USAGE,
     ACCESS_LOG,
-    QWEN_HOME,
-    OAUTH_BASE_URL,
-    OAUTH_ALLOWED_HOSTS,
+    ADMIN_KEY,
+    ROTATION,
+    DEFAULT_ACCOUNT,
+    POOL_PLAN_KEYS,
+    STATE_DIR,
+    DAY_STARTS_AT,
+    *LOGIN,
 )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from datetime import time
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qproxy.config import options
 from qproxy.config.keys import follow
+from qproxy.config.login import LoginSettings, path_of, read_login
 from qproxy.config.sources import Sources, read_sources, refusal, show
 from qproxy.config.upstreams import read_upstreams
 from qproxy.config.values import ConfigError, Secret
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
     from qproxy.config.upstream_table import UpstreamSettings
 
-HOME_VARIABLE = "USERPROFILE" if os.name == "nt" else "HOME"
-LOGIN_FILE = "oauth_creds.json"
+DAY_S = 86_400
 STREAM_NOTICE = "STREAM has no effect: each request's own `stream` decides whether its answer is streamed."
 
 
@@ -32,8 +32,9 @@ class Settings:
     """Everything that is set. `qproxy serve --help` and the reference say what each means.
 
     `host` may be `unix:/path.sock`. `default_upstream` is None where nothing is configured. `models` are the rules of
-    `[models]` in their order. `access_log` is "off", "stderr" or an absolute path. `notices` are lines for people at
-    start-up.
+    `[models]` in their order. `access_log` is "off", "stderr" or an absolute path. `rotation` is one of
+    `rotation.POLICIES`. Without a `state_dir` counts live in memory. `day_starts_at` is `HH:MM` or `HH:MM+HH:MM`.
+    `notices` are lines for people at start-up.
     """
 
     host: str
@@ -49,9 +50,13 @@ class Settings:
     models: tuple[tuple[str, str], ...]
     include_usage: bool
     access_log: str
-    qwen_home: Path
-    oauth_base_url: str
-    oauth_allowed_hosts: tuple[str, ...]
+    admin_key: Secret | None
+    rotation: str
+    default_account: str
+    pool_plan_keys: bool
+    state_dir: Path | None
+    day_starts_at: str
+    login: LoginSettings
     limits: Limits
     timeouts: Timeouts
     notices: tuple[str, ...]
@@ -63,19 +68,34 @@ class Settings:
 
     @property
     def login_file(self) -> Path:
-        """The CLI's credentials file, whether it exists or not."""
-        return self.qwen_home / LOGIN_FILE
+        """The default account's credentials file, whether it exists or not."""
+        return self.login.creds_file
+
+    @property
+    def day_offset_s(self) -> int:
+        """How long after midnight UTC a day of the counts begins, in seconds, from 0 to 86,399."""
+        begins = time.fromisoformat(self.day_starts_at)
+        offset = begins.utcoffset()
+        local_s = begins.hour * 3600 + begins.minute * 60
+        return (local_s - (int(offset.total_seconds()) if offset else 0)) % DAY_S
 
 
-def load(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, config_dir: Path) -> Settings:
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+    config_dir: Path,
+    data_dir: Path | None = None,
+) -> Settings:
     """The settings from every source: flags, environment, `.env` and file in `cwd`, file in `config_dir`, defaults.
 
-    `flags` are by option name; None and () count as not given. Raises ConfigError with one line for people.
+    `flags` are by option name; None and () count as not given. `data_dir` is the default of `state_dir`. Raises
+    ConfigError with one line for people.
     """
     sources = read_sources(flags, environ, cwd, config_dir)
     models = _models(sources)
-    qwen_home = _qwen_home(sources)
-    upstreams, default_upstream = read_upstreams(sources, qwen_home / LOGIN_FILE, (target for _, target in models))
+    login = read_login(sources)
+    upstreams, default_upstream = read_upstreams(sources, login, (target for _, target in models))
     settings = Settings(
         host=sources.get(options.HOST),
         port=sources.get(options.PORT),
@@ -90,12 +110,16 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, con
         models=models,
         include_usage=sources.get(options.INCLUDE_USAGE),
         access_log=_access_log(sources),
-        qwen_home=qwen_home,
-        oauth_base_url=sources.get(options.OAUTH_BASE_URL),
-        oauth_allowed_hosts=sources.get(options.OAUTH_ALLOWED_HOSTS),
+        admin_key=_admin_key(sources),
+        rotation=sources.get(options.ROTATION),
+        default_account=sources.get(options.DEFAULT_ACCOUNT),
+        pool_plan_keys=sources.get(options.POOL_PLAN_KEYS),
+        state_dir=path_of(sources, options.STATE_DIR) or data_dir,
+        day_starts_at=sources.get(options.DAY_STARTS_AT),
+        login=login,
         limits=Limits(**{option.name: sources.get(option) for option in options.LIMITS}),
         timeouts=Timeouts(**{option.name: sources.get(option) for option in options.TIMEOUTS}),
-        notices=_notices(sources, upstreams),
+        notices=_notices(sources, upstreams, login),
     )
     _refuse_open_bind(settings, sources)
     return settings
@@ -124,23 +148,22 @@ def _api_keys(sources: Sources) -> tuple[Secret, ...]:
     return tuple(follow(key, given.label, given.folder, sources.variables()) for key in given.parse(options.API_KEYS))
 
 
+def _admin_key(sources: Sources) -> Secret | None:
+    given = sources.find(options.ADMIN_KEY)
+    if given is None:
+        return None
+    return follow(given.parse(options.ADMIN_KEY), given.label, given.folder, sources.variables())
+
+
 def _access_log(sources: Sources) -> str:
     value = sources.get(options.ACCESS_LOG)
     given = sources.find(options.ACCESS_LOG)
     return value if given is None or value in ("off", "stderr") else str(given.folder / value)
 
 
-def _qwen_home(sources: Sources) -> Path:
-    given = sources.find(options.QWEN_HOME)
-    home = Path(sources.environ.get(HOME_VARIABLE) or sources.cwd)
-    if given is None:
-        return home / ".qwen"
-    value = given.parse(options.QWEN_HOME)
-    return home / value[2:] if value.startswith("~/") else given.folder / value
-
-
-def _notices(sources: Sources, upstreams: Mapping[str, UpstreamSettings]) -> tuple[str, ...]:
+def _notices(sources: Sources, upstreams: Mapping[str, UpstreamSettings], login: LoginSettings) -> tuple[str, ...]:
     notices = [STREAM_NOTICE] if sources.variable("STREAM") else []
+    notices += login.notices()
     for name, settings in upstreams.items():
         base, key = settings.upstream.base, settings.key.reveal() if settings.key else ""
         if base is not None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
-from qproxy.config.options import CONFIG, OPTIONS, PREFIX, Option
+from qproxy.config.option import PREFIX, Option
+from qproxy.config.options import CONFIG, OPTIONS
 from qproxy.config.values import ConfigError, T
 
 if TYPE_CHECKING:

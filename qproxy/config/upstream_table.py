@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from qproxy.config import values
 from qproxy.config.keys import follow
-from qproxy.config.options import DAY_S, Option
+from qproxy.config.option import Option
+from qproxy.config.options import DAY_S
 from qproxy.config.sources import Given, Sources, refusal, refuse_unknown, show, table_of
 from qproxy.config.values import ConfigError, Secret, T
 from qproxy.core.upstream import BaseUrl, Upstream
 from qproxy.upstreams import PRESETS
+from qproxy.upstreams.dashscope import PLAN_KEY_PREFIX
 from qproxy.upstreams.openai import GENERIC
 
 if TYPE_CHECKING:
@@ -43,10 +45,22 @@ OWN_HEADERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """One configured upstream. `key` is None where it takes none, or has its credential from a file (`qwen_oauth`)."""
+    """One configured upstream. It has no keys where it takes none, or has its credentials from files (`qwen_oauth`);
+    several keys are several accounts."""
 
     upstream: Upstream
-    key: Secret | None
+    keys: tuple[Secret, ...]
+
+    @property
+    def key(self) -> Secret | None:
+        """The first of its keys."""
+        return self.keys[0] if self.keys else None
+
+    def key_accounts(self) -> dict[str, Secret]:
+        """The keys by the ids of their accounts: `key` where there is one, `key-1`, `key-2` where there are more."""
+        if len(self.keys) == 1:
+            return {"key": self.keys[0]}
+        return {f"key-{number}": key for number, key in enumerate(self.keys, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +69,27 @@ class Draft:
 
     row: Preset
     label: str
-    key: Secret | None = None
+    keys: tuple[Secret, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     max_connections: int = 8192
 
     def settings(self) -> UpstreamSettings:
         """The finished upstream. Raises ConfigError where its key is missing, or is one too many."""
-        if self.row.key_required and self.key is None:
+        if self.row.key_required and not self.keys:
             raise ConfigError(f"{self.label} must come with a key: set {self.row.key_variable} or upstream_key")
-        if self.row.kind == "qwen_oauth" and (self.key is not None or self.row.base_url):
+        if self.row.kind == "qwen_oauth" and (self.keys or self.row.base_url):
             raise ConfigError(f"{self.label} must have neither key nor url: the login brings both")
         upstream = replace(self.row.upstream(), headers=self.headers, max_connections=self.max_connections)
-        return UpstreamSettings(upstream, self.key)
+        return UpstreamSettings(upstream, self.keys)
+
+    def refuse_pooled_plan(self) -> None:
+        """Raises ConfigError where several keys of a plan would take turns."""
+        is_plan = self.row.kind == "plan" or any(key.reveal().startswith(PLAN_KEY_PREFIX) for key in self.keys)
+        if is_plan and len(self.keys) > 1:
+            raise ConfigError(
+                f"{self.label} has {len(self.keys)} keys of a plan: the plans' terms forbid to pool them; leave one, "
+                "or set pool_plan_keys = true (--pool-plan-keys) if yours allow it"
+            )
 
 
 def _base_url(value: str) -> str:
@@ -82,12 +105,13 @@ def _preset_name(value: str) -> str:
 URL = Option("url", values.text("an http, https or http+unix URL", _base_url), "", "Base URL.")
 PRESET = Option("preset", values.text(f"one of {', '.join(PRESETS)}", _preset_name), "", "Preset to start from.")
 KEY = Option("key", values.secret(), Secret(""), "Key: the key itself, env:NAME or file:PATH.")
+KEYS: Option[tuple[Secret, ...]] = Option("keys", values.secrets(), (), "Further keys, each an account.")
 FORWARD_USER_AGENT = Option("forward_user_agent", values.switch(), False, "Send the client's User-Agent on.")
 KEEPALIVE_S = Option("keepalive_s", values.seconds(DAY_S), GENERIC.keepalive_s, "How long a connection may lie idle.")
 MAX_CONNECTIONS = Option("max_connections", values.whole_number(1, 1_000_000), 8192, "Most connections.")
 DEFAULT_MODEL = Option("default_model", values.text("a model's name", values.model_name), "", "Default model.")
 HEADERS = "headers"
-TABLE_OPTIONS = (URL, PRESET, KEY, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, DEFAULT_MODEL)
+TABLE_OPTIONS = (URL, PRESET, KEY, KEYS, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, DEFAULT_MODEL)
 
 
 def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draft:
@@ -121,25 +145,32 @@ def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draf
     return Draft(
         row,
         label,
-        read_key(sources, given(KEY)) or preset_key(sources, preset),
+        tuple(dict.fromkeys((*read_key(sources, given(KEY)), *_read_keys(sources, given(KEYS)))))
+        or preset_key(sources, preset),
         _headers(table.get(HEADERS, {}), f"headers in {label}"),
         get(MAX_CONNECTIONS, MAX_CONNECTIONS.default),
     )
 
 
-def read_key(sources: Sources, given: Given | None) -> Secret | None:
-    """The key that was given, its reference followed. Raises ConfigError."""
+def read_key(sources: Sources, given: Given | None) -> tuple[Secret, ...]:
+    """The key that was given, its reference followed; none where none was. Raises ConfigError."""
     if given is None:
-        return None
-    return follow(given.parse(KEY), given.label, given.folder, sources.variables())
+        return ()
+    return (follow(given.parse(KEY), given.label, given.folder, sources.variables()),)
 
 
-def preset_key(sources: Sources, preset: Preset) -> Secret | None:
-    """The key in the variable that the preset's users know."""
+def preset_key(sources: Sources, preset: Preset) -> tuple[Secret, ...]:
+    """The key in the variable that the preset's users know; none where it is not set. Raises ConfigError."""
     value = sources.variable(preset.key_variable) if preset.key_variable else ""
     if not value:
-        return None
-    return follow(Secret(value), preset.key_variable, sources.cwd, sources.variables())
+        return ()
+    return (follow(Secret(value), preset.key_variable, sources.cwd, sources.variables()),)
+
+
+def _read_keys(sources: Sources, given: Given | None) -> tuple[Secret, ...]:
+    if given is None:
+        return ()
+    return tuple(follow(key, given.label, given.folder, sources.variables()) for key in given.parse(KEYS))
 
 
 def _headers(value: object, label: str) -> tuple[tuple[bytes, bytes], ...]:

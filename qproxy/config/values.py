@@ -6,9 +6,11 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass
+from datetime import time
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from qproxy.core.login_files import is_account_id
 from qproxy.core.oauth import is_loopback_host
 from qproxy.core.upstream import BaseUrl
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+TIME_OF_DAY = re.compile(r"[0-9]{2}:[0-9]{2}([+-][0-9]{2}:[0-9]{2})?")
 SWITCH_WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -114,7 +117,7 @@ def texts(allowed: str, parse_text: Callable[[str], str]) -> ValueType[tuple[str
     return ValueType(f"a list; each must be {allowed}", parse, _split_commas)
 
 
-def secret() -> ValueType[Secret]:
+def secret(allowed: str = "a key, env:NAME or file:PATH") -> ValueType[Secret]:
     """A key as it was given; `env:` and `file:` references are followed by `qproxy.config.keys`."""
 
     def parse(value: object) -> Secret:
@@ -122,7 +125,7 @@ def secret() -> ValueType[Secret]:
             return Secret(value)
         raise ValueError
 
-    return ValueType("a key, env:NAME or file:PATH", parse, is_secret=True)
+    return ValueType(allowed, parse, is_secret=True)
 
 
 def secrets() -> ValueType[tuple[Secret, ...]]:
@@ -187,9 +190,26 @@ def origin(value: str) -> str:
 def login_url(value: str) -> str:
     """Where a login is made: https, or plain http to this machine."""
     base = BaseUrl.parse(value)
-    if base.scheme == "https" or is_loopback_host(base.host):
+    if base.scheme == "https" or (base.socket_path is None and is_loopback_host(base.host)):
         return str(base)
     raise ValueError
+
+
+def account_id(value: str) -> str:
+    """The id of an account, or empty for none."""
+    if not value or is_account_id(value):
+        return value
+    raise ValueError
+
+
+def time_of_day(value: str) -> str:
+    """`HH:MM`, and the offset from UTC where it has one."""
+    if not TIME_OF_DAY.fullmatch(value):
+        raise ValueError
+    try:
+        return time.fromisoformat(value).isoformat("minutes")
+    except ValueError:
+        raise ValueError from None  # its text speaks to programmers
 
 
 def model_name(value: str) -> str:

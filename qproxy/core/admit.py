@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Protocol
 
+from qproxy.core.headers import RawHeaders
 from qproxy.core.local import LocalAnswer
 from qproxy.errors import DownstreamError
 
@@ -34,6 +35,7 @@ _BARE_NAME = re.compile(rb"[a-z0-9_-]+")
 _AUTHORITY = re.compile(rb"(\[[0-9a-f:.]+\]|[^\[\]:/?#@]+)(?::[0-9]*)?")
 _ORIGIN = re.compile(rb"[a-z][a-z0-9+.-]*://(" + _AUTHORITY.pattern + rb")")
 _JSON_TYPE = re.compile(rb"application/(?:[a-z0-9!#$&^_.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
+_OWN_SITES = (b"none", b"same-origin")
 _SEND_KEY = "Send one of this server's keys as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
 
 
@@ -58,18 +60,37 @@ class RequestFacts(Protocol):
     def request_headers(self) -> bytes | None: ...
 
 
+class AdminFacts(RequestFacts, Protocol):
+    """What admission looks at as well where a request is for an administrator.
+
+    `is_forwarded`: a field says that somebody else stands behind the peer. `passed` are the fields without a rule.
+    """
+
+    @property
+    def is_forwarded(self) -> bool: ...
+    @property
+    def passed(self) -> RawHeaders: ...
+
+
 class Gate:
     """Admission by the settings of one server.
 
-    `keys` are opaque. `allowed_hosts` are names, or names with a port. `cors_origins` are origins such as
-    `https://app.example`, or `*` for all. Raises ValueError for an empty key, which any request would match.
+    `keys` and `admin_key` are opaque. `allowed_hosts` are names, or names with a port. `cors_origins` are origins such
+    as `https://app.example`, or `*` for all. Raises ValueError for an empty key, which any request would match.
     """
 
-    def __init__(self, keys: Iterable[bytes], allowed_hosts: Iterable[str], cors_origins: Iterable[str]) -> None:
+    def __init__(
+        self,
+        keys: Iterable[bytes],
+        allowed_hosts: Iterable[str],
+        cors_origins: Iterable[str],
+        admin_key: bytes | None = None,
+    ) -> None:
         keys = tuple(keys)
-        if not all(keys):
-            raise ValueError("a client key must not be empty")
+        if not all(keys) or admin_key == b"":
+            raise ValueError("a key must not be empty")
         self._key_digests = tuple(map(_digest, keys))
+        self._admin_digests = () if admin_key is None else (_digest(admin_key),)
         self._allowed_hosts = frozenset(host.lower().encode() for host in allowed_hosts)
         self._cors_origins = frozenset(origin.encode() for origin in cors_origins)
         self._known_hosts: dict[bytes, None] = {}
@@ -84,7 +105,22 @@ class Gate:
             if facts.origin is not None:
                 self._check_origin(facts.origin, facts.host)
         elif needs_key:
-            self._check_key(facts)
+            _check_key(facts, self._key_digests)
+
+    def check_admin(self, facts: AdminFacts, peer: str) -> None:
+        """Let a request of the administrator's in: with the admin key, or without one from this machine, not through
+        another proxy and not from a web page. `peer` is an address.
+
+        Raises DownstreamError `invalid_api_key`, `admin_not_allowed`.
+        """
+        if self._admin_digests:
+            _check_key(facts, self._admin_digests)
+        elif not _is_from_here(facts, peer):
+            message = (
+                "Without an admin key this path answers to this machine alone: set one with --admin-key or "
+                "QPROXY_ADMIN_KEY, and send it as 'Authorization: Bearer <key>'."
+            )
+            raise DownstreamError("admin_not_allowed", message)
 
     def cors_headers(self, origin: bytes | None) -> Fields:
         """The CORS fields of an answer to `origin`; none where no origin is allowed."""
@@ -116,18 +152,6 @@ class Gate:
             (b"vary", b"Origin, Access-Control-Request-Headers"),
         )
         return LocalAnswer(204, headers, b"")
-
-    def _check_key(self, facts: RequestFacts) -> None:
-        presented = [key for key in (_bearer(facts.authorization), facts.x_api_key) if key]
-        if not presented:
-            raise DownstreamError("invalid_api_key", f"No API key was sent. {_SEND_KEY}")
-        known = False
-        for key in presented:
-            digest = _digest(key)
-            for own in self._key_digests:  # all of them, so that the time does not tell which one matched
-                known |= hmac.compare_digest(own, digest)
-        if not known:
-            raise DownstreamError("invalid_api_key", f"The API key is none of this server's. {_SEND_KEY}")
 
     def _check_host(self, host: bytes | None) -> None:
         if host in self._known_hosts:
@@ -191,6 +215,29 @@ def _check_unusual_type(content_type: bytes | None) -> None:
         raise DownstreamError("unsupported_media_type", hint)
 
 
+def _check_key(facts: RequestFacts, digests: tuple[bytes, ...]) -> None:
+    presented = [key for key in (_bearer(facts.authorization), facts.x_api_key) if key]
+    if not presented:
+        raise DownstreamError("invalid_api_key", f"No API key was sent. {_SEND_KEY}")
+    known = False
+    for key in presented:
+        digest = _digest(key)
+        for own in digests:  # all of them, so that the time does not tell which one matched
+            known |= hmac.compare_digest(own, digest)
+    if not known:
+        raise DownstreamError("invalid_api_key", f"The API key is none of this server's. {_SEND_KEY}")
+
+
+def _is_from_here(facts: AdminFacts, peer: str) -> bool:
+    """A browser on this machine is not enough: the pages in it come from elsewhere (Fetch metadata tells)."""
+    if facts.is_forwarded or facts.origin is not None or not _is_loopback(peer.encode()):
+        return False
+    if any(name.lower() == b"sec-fetch-site" and value not in _OWN_SITES for name, value in facts.passed):
+        return False
+    authority = _AUTHORITY.fullmatch((facts.host or b"").lower())
+    return authority is not None and _is_loopback(authority[1])
+
+
 def _digest(key: bytes) -> bytes:
     """What is compared in place of a key: of one length, so that the time does not tell how long a key is."""
     return hashlib.sha256(key).digest()
@@ -207,9 +254,11 @@ def _is_loopback(name: bytes) -> bool:
         return True
     address = name[1:-1] if name.startswith(b"[") else name
     try:
-        return ip_address(address.decode("ascii")).is_loopback
+        found = ip_address(address.decode("ascii"))
     except ValueError:
         return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None  # a peer of a socket for both families
+    return (mapped or found).is_loopback
 
 
 def _allowed_of(requested: bytes) -> bytes:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
+
+from qproxy.core.usage import Usage
 
 
 class Phase(IntEnum):
@@ -30,12 +33,12 @@ class Attempt:
     reused_connection: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeRecord:
+class ExchangeRecord(NamedTuple):
     """Every fact of a finished exchange; the one source of the access line and the metrics.
 
-    `cut_through`: the body went up while it arrived; else it was stored first. Times are seconds on the monotonic
-    clock, 0.0 where the phase was not reached. `error` is a code of `errors.CATALOGUE`, "" for an exchange that ended
+    `attempts` counts requests to upstreams, `account` is that of the last one. `cut_through`: the body went up while it
+    arrived; else it was stored first. `usage` is what the upstream stated. Times are seconds on the monotonic clock,
+    0.0 where the phase was not reached. `error` is a code of `errors.CATALOGUE`, "" for an exchange that ended
     as it should, "client_closed" where the client left first.
     """
 
@@ -45,6 +48,8 @@ class ExchangeRecord:
     peer: str
     endpoint: str
     upstream: str
+    account: str
+    attempts: int
     model: str
     status: int
     error: str
@@ -52,6 +57,7 @@ class ExchangeRecord:
     cut_through: bool
     request_bytes: int
     response_bytes: int
+    usage: Usage | None
     started: float
     received: float
     answered: float
@@ -62,8 +68,9 @@ class Exchange:
     """The facts of one request while it runs. Commits at most once, settles exactly once."""
 
     __slots__ = (
-        "answered", "attempt", "cut_through", "endpoint", "error", "failed_in", "method", "model", "path", "peer",
-        "phase", "received", "request_bytes", "request_id", "response_bytes", "started", "status", "upstream",
+        "account", "answered", "attempt", "attempts", "cut_through", "endpoint", "error", "failed_in", "method",
+        "model", "path", "peer", "phase", "received", "request_bytes", "request_id", "response_bytes", "started",
+        "status", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: bytes, peer: str, started: float) -> None:
@@ -80,9 +87,12 @@ class Exchange:
         self.failed_in: Phase | None = None
         self.phase = Phase.HEAD
         self.cut_through = False
+        self.account = ""
         self.attempt: Attempt | None = None
+        self.attempts = 0
         self.request_bytes = 0
         self.response_bytes = 0
+        self.usage: Usage | None = None
         self.received = 0.0
         self.answered = 0.0
 
@@ -112,21 +122,24 @@ class Exchange:
         reached = self.phase if self.failed_in is None else self.failed_in
         self.enter(Phase.SETTLED)
         return ExchangeRecord(
-            request_id=self.request_id.decode("latin-1"),
-            method=self.method.decode("latin-1"),
-            path=self.path.decode("latin-1"),
-            peer=self.peer,
-            endpoint=self.endpoint,
-            upstream=self.upstream,
-            model=self.model or "",
-            status=self.status,
-            error=self.error,
-            phase=reached,
-            cut_through=self.cut_through,
-            request_bytes=self.request_bytes,
-            response_bytes=self.response_bytes,
-            started=self.started,
-            received=self.received,
-            answered=self.answered,
-            ended=now,
+            self.request_id.decode("latin-1"),
+            self.method.decode("latin-1"),
+            self.path.decode("latin-1"),
+            self.peer,
+            self.endpoint,
+            self.upstream,
+            self.account,
+            self.attempts,
+            self.model or "",
+            self.status,
+            self.error,
+            reached,
+            self.cut_through,
+            self.request_bytes,
+            self.response_bytes,
+            self.usage,
+            self.started,
+            self.received,
+            self.answered,
+            now,
         )

@@ -26,12 +26,12 @@ HOP_BY_HOP = frozenset({
 })  # fmt: skip
 
 # What a peer that nobody vouched for says about who is behind it (RFC 7239 8.1).
-_FORWARDED = frozenset({
+FORWARDED = frozenset({
     b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port",
     b"x-forwarded-prefix", b"x-forwarded-server", b"x-real-ip", b"via",
 })  # fmt: skip
 
-_REQUEST_DROPPED = HOP_BY_HOP | _FORWARDED | {b"cookie", b"cookie2", b"referer", b"alt-used", b"x-qwen-account"}
+_REQUEST_DROPPED = HOP_BY_HOP | FORWARDED | {b"cookie", b"cookie2", b"referer", b"alt-used"}
 
 REQUEST_RULES: dict[bytes, Rule] = dict.fromkeys(_REQUEST_DROPPED, Rule.DROP) | {
     b"host": Rule.SINGLE,
@@ -48,6 +48,7 @@ REQUEST_RULES: dict[bytes, Rule] = dict.fromkeys(_REQUEST_DROPPED, Rule.DROP) | 
     b"access-control-request-method": Rule.SINGLE,
     b"access-control-request-headers": Rule.KEEP,
     b"x-qproxy-upstream": Rule.SINGLE,
+    b"x-qwen-account": Rule.SINGLE,
 }
 
 _RESPONSE_DROPPED = HOP_BY_HOP | {

@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 import h11
 
-from qproxy.core.headers import REQUEST_RULES, RESPONSE_RULES, RawHeaders, Rule, connection_options
+from qproxy.core.headers import FORWARDED, REQUEST_RULES, RESPONSE_RULES, RawHeaders, Rule, connection_options
 from qproxy.core.limits import Limits
 from qproxy.errors import DownstreamError, QProxyError, UpstreamError
 
@@ -52,13 +52,15 @@ class RequestHead:
 
     `path` and `query` are the target's raw parts (`query` without the question mark). `authority` is the Host field or,
     with an absolute-form target, that one's (RFC 9112 3.2.2). `passed` are the fields that may go on, as they came.
-    `content_length` is None for a chunked body and 0 where there is none.
+    `content_length` is None for a chunked body and 0 where there is none. `is_forwarded`: a field names somebody behind
+    the peer.
     """
 
     __slots__ = (
         "accept_encoding", "authority", "authorization", "chunked", "content_encoding", "content_length",
-        "content_type", "expects_continue", "http_10", "keep_alive", "method", "origin", "passed", "path",
-        "pinned_upstream", "query", "request_headers", "request_method", "user_agent", "x_api_key",
+        "content_type", "expects_continue", "http_10", "is_forwarded", "keep_alive", "method", "named_account",
+        "origin", "passed", "path", "pinned_upstream", "query", "request_headers", "request_method", "user_agent",
+        "x_api_key",
     )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, query: bytes, *, http_10: bool) -> None:
@@ -78,10 +80,12 @@ class RequestHead:
         self.request_method: bytes | None = None
         self.request_headers: bytes | None = None
         self.pinned_upstream: bytes | None = None
+        self.named_account: bytes | None = None
         self.content_length: int | None = 0
         self.chunked = False
         self.keep_alive = not http_10
         self.expects_continue = False
+        self.is_forwarded = False
 
     @property
     def host(self) -> bytes | None:
@@ -247,13 +251,14 @@ def _take_request_fields(head: RequestHead, fields: RawHeaders) -> None:
                     head.content_type = _only(name, head.content_type, field[1])
                 elif name == b"content-encoding":
                     head.content_encoding = _only(name, head.content_encoding, field[1])
-        elif rule is not Rule.DROP:
-            if name in kept:
-                if rule is Rule.SINGLE:
-                    raise _repeated(name)
-                kept[name] += b", " + field[1]
-            else:
-                kept[name] = field[1]
+        elif rule is Rule.DROP:
+            head.is_forwarded |= name in FORWARDED
+        elif name not in kept:
+            kept[name] = field[1]
+        elif rule is Rule.SINGLE:
+            raise _repeated(name)
+        else:
+            kept[name] += b", " + field[1]
     _set_fields(head, kept)
     options = kept.get(b"connection")
     if options is not None:
@@ -287,6 +292,7 @@ def _set_fields(head: RequestHead, kept: dict[bytes, bytes]) -> None:
     head.request_method = get(b"access-control-request-method")
     head.request_headers = get(b"access-control-request-headers")
     head.pinned_upstream = get(b"x-qproxy-upstream")
+    head.named_account = get(b"x-qwen-account")
     expect = get(b"expect")
     if expect is not None:
         if expect.lower() != b"100-continue":

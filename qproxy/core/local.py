@@ -50,11 +50,74 @@ class HealthSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenLogin:
+    """A login that waits for its user, as `POST /auth/initiate` shows it. Times are in seconds."""
+
+    handle: str
+    verification_uri: str
+    verification_uri_complete: str
+    user_code: str
+    expires_in: float
+    interval: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoginStanding:
+    """How it stands. `state` is a value of `device_flow.LoginState`; `interval` is 0 at an end."""
+
+    state: str
+    interval: float
+
+
+class DeviceLogins(Protocol):
+    """Logins that are made through this server."""
+
+    async def begin(self, account: str) -> OpenLogin:
+        """Raises DownstreamError where too many are open, UpstreamError where the login's server begins none."""
+        ...
+
+    def standing(self, handle: str) -> LoginStanding: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """One login without its secrets. `id` is masked; `source` is a kind of place and no path; times are UTC in
+    ISO 8601, None where they are not known."""
+
+    id: str
+    source: str
+    state: str
+    expires_at: str | None
+    last_refresh_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthTest:
+    """One real call to the default upstream. `status` is None where no answer came; `hint` says what to do, if
+    anything."""
+
+    ok: bool
+    status: int | None
+    ms: float
+    hint: str
+
+
+class Diagnosis(Protocol):
+    """How the credentials are."""
+
+    def tokens(self) -> Sequence[TokenReport]: ...
+
+    async def test(self) -> AuthTest: ...
+
+
+@dataclass(frozen=True, slots=True)
 class LocalServices:
     """What local endpoints may ask for."""
 
     catalogue: Catalogue
     health: HealthSource
+    device_logins: DeviceLogins
+    diagnosis: Diagnosis
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +129,7 @@ class LocalRequest:
     tail: bytes
     query: bytes
     services: LocalServices
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

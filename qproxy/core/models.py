@@ -7,7 +7,7 @@ default upstream. A rule is followed one step: its target is not looked up again
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qproxy.errors import DownstreamError, InternalError
 
@@ -20,8 +20,7 @@ NO_UPSTREAM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Where a request goes. `model` is its name there; None: the request named none, and there is no default.
 
     `rename` is True where the request named a model and `model` must stand in its place. Where it named none, `model`

@@ -50,6 +50,7 @@ class ForwardEndpoint:
     body: BodyRule
     end_markers: tuple[re.Pattern[bytes], ...] = ()
     needs_key: ClassVar[bool] = True
+    needs_admin: ClassVar[bool] = False
 
     def upstream_path(self, tail: bytes = b"") -> bytes:
         """The path to put behind the upstream's base URL, which ends in a `/v1` of its own."""
@@ -58,7 +59,8 @@ class ForwardEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class LocalEndpoint:
-    """A path that this server answers itself. `answer` may raise QProxyError in place of answering.
+    """A path that this server answers itself. `answer` may raise QProxyError in place of answering. `needs_admin`: only
+    for whoever administers this server, whatever the client keys are.
 
     What stands in place of a star is a name to look up, not a path: it may hold anything, `%2f` of `vendor%2fmodel`
     included, and is never forwarded.
@@ -69,6 +71,7 @@ class LocalEndpoint:
     methods: tuple[bytes, ...]
     needs_key: bool
     answer: Callable[[LocalRequest], Awaitable[LocalAnswer]]
+    needs_admin: bool = False
 
 
 Endpoint = ForwardEndpoint | LocalEndpoint

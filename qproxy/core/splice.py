@@ -14,7 +14,7 @@ the body as `inspect_bytes`, and nothing stays unseen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 import orjson
 
@@ -46,8 +46,7 @@ _HINTS = {  # by the character at fault
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BodyFacts:
+class BodyFacts(NamedTuple):
     """What is known of a body.
 
     `model` is the top-level `model` where that is a string (its lone surrogates read as U+FFFD), and `model_span` are

@@ -17,7 +17,7 @@ import anyio
 
 from qproxy.core.admit import is_preflight
 from qproxy.core.exchange import Exchange
-from qproxy.core.framing import FramingError, request_walker
+from qproxy.core.framing import FramingError, Walker, request_walker
 from qproxy.core.http1 import HEAD_END, RequestHead, check_begun_head
 from qproxy.core.local import LocalAnswer, error_answer
 from qproxy.core.outgoing import CLOSE, CONTINUE, KEEP_ALIVE, field_lines, local_response
@@ -215,8 +215,12 @@ class Connection:
             self.body_arrived()
             return [stream.take(length)] if length else []
         self.invite_body()
-        replay = ReplayBuffer(self._limits.body_bytes)
-        pump = Pump(stream, replay, request_walker(length))
+        return await self.receive_rest(request_walker(length), ReplayBuffer(self._limits.body_bytes))
+
+    async def receive_rest(self, walker: Walker, replay: ReplayBuffer) -> list[bytes]:
+        """The whole body: what `replay` has of it, and what is still to come."""
+        stream = self.stream
+        pump = Pump(stream, replay, walker)
         body_s = self._services.timeouts.body_s
         stream.set_clock(body_s, body_s, SLOWEST_UPLOAD_BYTES_PER_S)
         try:

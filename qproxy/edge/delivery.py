@@ -12,6 +12,7 @@ from qproxy.core.outcome import Verdict, judge
 from qproxy.core.outgoing import CHUNKED, content_length, response_head
 from qproxy.core.route import ForwardEndpoint
 from qproxy.core.sse import TailWatch
+from qproxy.core.usage import usage_in
 from qproxy.edge.http11 import UpstreamResponse
 from qproxy.edge.services import Services
 from qproxy.edge.streams import StreamLost, StreamTimeout
@@ -39,15 +40,16 @@ async def deliver(
         connection.delimit_by_close()
     opening = response.open(walker)
     end = LAST_CHUNK if framing is CHUNKED else b""
-    tail = TailWatch(in_chunks=framing is CHUNKED) if response.head.is_stream else None
+    tail = TailWatch(in_chunks=framing is CHUNKED)
+    tail.see(opening)
+    is_stream = response.head.is_stream
 
     def ending() -> bytes:
-        if tail is not None and not tail.is_complete(endpoint.end_markers):
+        if is_stream and not tail.is_complete(endpoint.end_markers):
             raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
+        exchange.usage = usage_in(tail.payload())
         return end
 
-    if tail is not None:
-        tail.see(opening)
     exchange.commit(response.status, services.runtime.now())
     begun = response_head(response.head, framing=framing, own=_own_lines(connection, response.head)) + opening
     exchange.response_bytes = len(opening)
@@ -59,11 +61,11 @@ async def deliver(
         del begun, opening  # the relay may take hours, and the first read may have been a long one
         if not response.done:
             idle_s = services.timeouts.stream_idle_s
-            tap = tail.see if tail is not None else None
-            exchange.response_bytes += await response.relay(connection.stream, idle_s=idle_s, tap=tap, ending=ending)
+            moved = await response.relay(connection.stream, idle_s=idle_s, tap=tail.see, ending=ending)
+            exchange.response_bytes += moved
     except (FramingError, StreamTimeout, StreamLost, UpstreamError) as exc:
         error = _after_commit(exc)
-        _break_off(connection, error, tail, framing)
+        _break_off(connection, error, tail if is_stream else None, framing)
         raise error from exc
     connection.answer_complete()
 

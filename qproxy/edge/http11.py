@@ -182,6 +182,37 @@ class UpstreamResponse(httpcore.Response):
     async def aclose(self) -> None:
         self.close()
 
+    async def peek(self, size_bytes: int, wait_s: float) -> bytes:
+        """The beginning of the payload, which stays where it is: all of a short body, or at least `size_bytes` of a
+        longer one, as far as it comes within `wait_s`. Raises UpstreamError `upstream_protocol_error`."""
+        stream = self._connection.wire
+        stream.set_clock(math.inf, wait_s)
+        try:
+            while True:
+                walker = bare_walker(self.head.content_length, chunked=self.head.chunked)
+                payload = walker.walk(stream.buffer)
+                if walker.done or len(payload) >= size_bytes or not await stream.fill():
+                    return payload
+        except FramingError as exc:
+            raise _broken_body(exc) from exc
+        except StreamTimeout:
+            return payload
+        finally:
+            stream.stop_clock()
+
+    def cut(self) -> None:
+        """Break the connection off; whoever waits for the body learns of it."""
+        self._connection.discard()
+
+    def drop(self) -> None:
+        """Close it without passing anything on; the connection lives where all of the body is here."""
+        try:
+            self.open(bare_walker(self.head.content_length, chunked=self.head.chunked))
+        except UpstreamError:
+            self._walker = None
+            self.early = True
+        self.close()
+
     def close(self) -> None:
         """Give the connection back: for another exchange where the body was read to its end, else to be closed."""
         if self._closed:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from qproxy.core.account import Wish
 from qproxy.core.admit import check_json_content_type
+from qproxy.core.affinity import NO_CONVERSATION, Conversation, conversation_of
 from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.framing import ChunkRelay, LengthWalker, Walker
 from qproxy.core.http1 import RequestHead
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 BEGIN_BYTES = 16 * 1024
 """What is looked at before a long body goes on: a model stands in the first bytes, or behind the messages."""
 
+SETTLED_BYTES = 64 * 1024
+"""The same where the account depends on the conversation (`decisions.md`, Bodies)."""
+
 
 async def prepare(
     connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route
@@ -56,14 +61,27 @@ async def prepare(
         connection.invite_body()
         body = _opaque_body(connection, head, services)
     exchange.request_bytes = size = head.content_length or 0
-    path = endpoint.upstream_path(route.tail)
-    return Outgoing(choice.upstream, path, head, body, wants_identity=False, is_plain=True, body_bytes=size)
+    return Outgoing(
+        choice.upstream,
+        endpoint.upstream_path(route.tail),
+        head,
+        body,
+        wants_identity=False,
+        is_plain=True,
+        body_bytes=size,
+        wish=_wish(choice, head, NO_CONVERSATION),
+    )
+
+
+def _wish(choice: Choice, head: RequestHead, conversation: Conversation) -> Wish:
+    named = head.named_account
+    return Wish(choice.model or "", conversation, None if named is None else named.decode("latin-1"))
 
 
 def _opaque_body(connection: Connection, head: RequestHead, services: Services) -> LiveBody:
     """A body that is passed on and not kept, framed as it came."""
     if head.content_length is not None:
-        return _live_body(connection, head, services, LengthWalker(head.content_length), None)
+        return _live_body(connection, services, LengthWalker(head.content_length), None)
     limit = services.limits.body_bytes
     relay = ChunkRelay()
 
@@ -71,7 +89,7 @@ def _opaque_body(connection: Connection, head: RequestHead, services: Services) 
         if relay.payload_bytes > limit:
             raise body_too_large(limit)
 
-    return _live_body(connection, head, services, relay, check_size)
+    return _live_body(connection, services, relay, check_size, chunked=True)
 
 
 async def _prepare_json(
@@ -91,6 +109,7 @@ async def _prepare_json(
     edits = _edits(choice, facts, include_usage=services.include_usage)
     body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
     exchange.request_bytes = body.size
+    conversation = conversation_of(pieces) if services.accounts.read_conversation(choice.upstream) else NO_CONVERSATION
     return Outgoing(
         choice.upstream,
         path,
@@ -99,6 +118,7 @@ async def _prepare_json(
         wants_identity=facts.stream is not False,
         is_plain=facts.stream is not True,
         body_bytes=body.size,
+        wish=_wish(choice, head, conversation),
     )
 
 
@@ -121,28 +141,22 @@ async def _cut_through(
     window = min(BEGIN_BYTES, head.content_length)
     begun = await connection.receive_begin(window)
     facts = examine_head(begun[:window])
-    limits = services.limits
-    keep = ReplayBuffer(limits.body_bytes).put
-    walker = LengthWalker(head.content_length)
+    long_body = _LongBody(connection, services, head.content_length)
+    choice = services.models.resolve_blind(pinned) if facts is None else services.models.resolve(facts.model, pinned)
+    if choice is None:
+        return None
+    conversation = NO_CONVERSATION
+    if services.accounts.read_conversation(choice.upstream):
+        conversation = conversation_of([await connection.receive_begin(min(SETTLED_BYTES, head.content_length))])
     if facts is not None:
-        choice = services.models.resolve(facts.model, pinned)
-        came = walker.walk(connection.stream.take_all())
-        first = apply([came], facts, _edits(choice, facts, include_usage=False))
-        size = head.content_length + sum(map(len, first)) - len(came)
-        body = _live_body(connection, head, services, walker, keep, first)
+        body, size = long_body.with_edits(facts, _edits(choice, facts, include_usage=False))
     else:
-        blind = services.models.resolve_blind(pinned)
-        if blind is None:
-            return None
-        choice = blind
 
         def new_name(model: str) -> str:
             exchange.model = services.models.resolve(model, pinned).model
             return exchange.model or model
 
-        size = head.content_length
-        held = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
-        body = _live_body(connection, head, services, walker, keep, tail=held)
+        body, size = long_body.with_late_name(new_name)
     exchange.upstream = choice.upstream
     exchange.model = choice.model
     exchange.cut_through = True
@@ -156,23 +170,66 @@ async def _cut_through(
         wants_identity=stream is not False,
         is_plain=stream is not True,
         body_bytes=size,
+        wish=_wish(choice, head, conversation),
+        whole=long_body.whole,
     )
+
+
+class _LongBody:
+    """A body that goes up while it arrives, and is kept as it came, so that it can be sent again."""
+
+    def __init__(self, connection: Connection, services: Services, length: int) -> None:
+        self._connection = connection
+        self._services = services
+        self._length = length
+        self._walker = LengthWalker(length)
+        self._replay = ReplayBuffer(services.limits.body_bytes)
+        self._edited: Callable[[list[bytes]], Sequence[Buffer]]
+
+    def with_edits(self, facts: BodyFacts, edits: Sequence[Edit]) -> tuple[LiveBody, int]:
+        """The body, and its length: its first bytes are here, and hold all that is edited."""
+        came = self._walker.walk(self._connection.stream.take_all())
+        self._replay.put(came)
+        first = apply([came], facts, edits)
+        self._edited = lambda pieces: apply(pieces, facts, edits)
+        return self._live(first, None), self._length + sum(map(len, first)) - len(came)
+
+    def with_late_name(self, new_name: Callable[[str], str]) -> tuple[LiveBody, int]:
+        """The body, and its length, with a model that may still come at its end."""
+        held = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
+
+        def edited(pieces: list[bytes]) -> Sequence[Buffer]:
+            tail = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
+            return [*(part for piece in pieces for part in tail.push(piece)), tail.finish()]
+
+        self._edited = edited
+        return self._live((), held), self._length
+
+    async def whole(self) -> KnownBody:
+        """The body as it goes up, complete. Raises DownstreamError where the rest of it does not come."""
+        if not self._walker.done:
+            await self._connection.receive_rest(self._walker, self._replay)
+        return KnownBody(self._edited(self._replay.pieces))
+
+    def _live(self, first: Sequence[Buffer], tail: HeldTail | None) -> LiveBody:
+        return _live_body(self._connection, self._services, self._walker, self._replay.put, first, tail)
 
 
 def _live_body(
     connection: Connection,
-    head: RequestHead,
     services: Services,
     walker: Walker,
     keep: Callable[[bytes], None] | None,
     first: Sequence[Buffer] = (),
     tail: HeldTail | None = None,
+    *,
+    chunked: bool = False,
 ) -> LiveBody:
     connection.body_begun()
     return LiveBody(
         connection.stream,
         walker,
-        chunked=head.content_length is None,
+        chunked=chunked,
         keep=keep,
         silence_s=services.timeouts.body_s,
         arrived=connection.body_arrived,

@@ -79,10 +79,12 @@ def _pairs(record: ExchangeRecord) -> Iterable[str]:
     yield f"peer={record.peer}"
     yield f"{record.method or '-'} {_quoted(record.path)}"
     yield f"status={record.status or '-'}"
-    yield f"upstream={record.upstream or '-'}"
+    yield f"upstream={record.upstream or '-'} account={record.account or '-'} attempts={record.attempts}"
     yield f"model={_quoted(record.model)}"
     yield f"up={'live' if record.cut_through else 'stored'}"
     yield f"in={record.request_bytes} out={record.response_bytes}"
+    usage = record.usage
+    yield "tokens=-" if usage is None else f"tokens={usage.prompt_tokens}+{usage.completion_tokens}"
     yield f"body_ms={_since(record, record.received)}"
     yield f"first_ms={_since(record, record.answered)}"
     yield f"total_ms={_since(record, record.ended)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qproxy.core.admit import is_preflight
-from qproxy.core.exchange import Attempt, Exchange, Phase
+from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.http1 import RequestHead
 from qproxy.core.local import LocalRequest, options_answer
 from qproxy.core.route import LocalEndpoint, Route
@@ -27,7 +27,10 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         connection.answer(options_answer(services.routes.allow(head.path)), exchange)
         return
     route = services.routes.match(head.method, head.path)
-    services.gate.check(head, needs_key=route.endpoint.needs_key)
+    if route.endpoint.needs_admin:
+        services.gate.check_admin(head, exchange.peer)
+    else:
+        services.gate.check(head, needs_key=route.endpoint.needs_key)
     exchange.enter(Phase.ADMITTED)
     exchange.endpoint = route.endpoint.name
     if isinstance(route.endpoint, LocalEndpoint):
@@ -35,19 +38,17 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         return
     outgoing = await prepare(connection, head, exchange, services, route)
     exchange.enter(Phase.WAITING)
-    exchange.attempt = Attempt(outgoing.upstream)
-    response = await services.upstreams.send(outgoing, exchange.attempt)
+    answer = await services.attempts.obtain(outgoing, exchange)
     try:
-        await deliver(connection, head, exchange, services, route.endpoint, response)
+        await deliver(connection, head, exchange, services, route.endpoint, answer.response)
     finally:
-        response.close()
+        answer.close()
 
 
 async def _answer_locally(
     connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route
 ) -> None:
     assert isinstance(route.endpoint, LocalEndpoint)
-    if head.has_body:
-        await connection.receive_body(head)
-    request = LocalRequest(head.method, head.path, route.tail, head.query, services.local)
+    body = b"".join(await connection.receive_body(head)) if head.has_body else b""
+    request = LocalRequest(head.method, head.path, route.tail, head.query, services.local, body)
     connection.answer(await route.endpoint.answer(request), exchange)

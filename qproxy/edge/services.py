@@ -12,8 +12,9 @@ from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.local import LocalServices
 from qproxy.core.models import ModelRouter
 from qproxy.core.route import RouteTable
+from qproxy.edge.accounts import Accounts
+from qproxy.edge.attempts import Attempts
 from qproxy.edge.runtime import Runtime
-from qproxy.edge.upstreams import Upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Services:
     routes: RouteTable
     gate: Gate
     models: ModelRouter
-    upstreams: Upstreams
+    accounts: Accounts
+    attempts: Attempts
     local: LocalServices
     record: Callable[[ExchangeRecord], None]
     new_request_id: Callable[[], bytes]

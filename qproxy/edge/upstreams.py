@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import httpcore
 
+from qproxy.core.account import Wish
 from qproxy.core.exchange import Attempt
 from qproxy.core.http1 import RequestHead
 from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
-from qproxy.core.ports import CredentialSource
 from qproxy.core.upstream import BaseUrl, Credential, Upstream
 from qproxy.edge.connect import NameNotFound, NetworkBackend, TlsFailed
 from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
@@ -23,11 +23,12 @@ from qproxy.errors import AccountError, InternalError, QProxyError, UpstreamErro
 
 MODEL_LIST_BYTES = 4 * 1024 * 1024
 MODEL_LIST_READ_S = 10.0
+MAX_LINES = 1024  # tokens are replaced every few hours; what is in use comes back
 
 OriginKey = tuple[str, str, int, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One request on its way up. `wants_identity`: a compressed answer would hide its events.
     `is_plain`: the answer is not known to be streamed, so that its first byte may be its last."""
@@ -39,6 +40,12 @@ class Outgoing:
     wants_identity: bool
     is_plain: bool
     body_bytes: int  # known or announced size; 0 where it is not known
+    wish: Wish
+    whole: Callable[[], Awaitable[KnownBody]] | None = None  # a live body as one that can be sent again
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.whole is not None or not isinstance(self.body, LiveBody)
 
     def framing(self) -> bytes:
         """The finished lines of length and encoding."""
@@ -62,7 +69,6 @@ class Upstreams:
     def __init__(
         self,
         upstreams: Mapping[str, Upstream],
-        credentials: Mapping[str, CredentialSource],
         runtime: Runtime,
         *,
         limits: Limits,
@@ -71,7 +77,6 @@ class Upstreams:
         user_agent: str,
     ) -> None:
         self._upstreams = upstreams
-        self._credentials = credentials
         self._runtime = runtime
         self._limits = limits
         self._timeouts = timeouts
@@ -80,12 +85,11 @@ class Upstreams:
         self._user_agent = user_agent.encode()
         self._network = NetworkBackend(runtime)
         self._pools: dict[OriginKey, Pool] = {}
-        self._lines: dict[str, tuple[UpstreamFace, Pool]] = {}
+        self._lines: dict[tuple[str, Credential], tuple[UpstreamFace, Pool]] = {}
 
-    async def send(self, outgoing: Outgoing, attempt: Attempt) -> UpstreamResponse:
+    async def send(self, outgoing: Outgoing, credential: Credential, attempt: Attempt) -> UpstreamResponse:
         """The response, its body still to be read; it must be closed. Raises QProxyError."""
-        upstream = self._upstreams[outgoing.upstream]
-        face, pool = self._line(upstream)
+        face, pool = self._line(outgoing.upstream, credential)
         client = outgoing.client
         request = _request(client.method, pool.url, outgoing.body)
         request.extensions = {
@@ -98,12 +102,19 @@ class Upstreams:
         except _FAILURES as exc:
             raise _translated(exc) from exc
 
-    async def list_models(self, upstream_name: str) -> bytes:
+    async def list_models(self, upstream_name: str, credential: Credential) -> bytes:
         """The body of the upstream's `GET /models`. Raises QProxyError."""
-        client = RequestHead(b"GET", b"/v1/models", b"", http_10=False)
-        attempt = Attempt(upstream_name)
-        outgoing = Outgoing(upstream_name, b"/models", client, None, wants_identity=True, is_plain=True, body_bytes=0)
-        response = await self.send(outgoing, attempt)
+        outgoing = Outgoing(
+            upstream_name,
+            b"/models",
+            RequestHead(b"GET", b"/v1/models", b"", http_10=False),
+            None,
+            wants_identity=True,
+            is_plain=True,
+            body_bytes=0,
+            wish=Wish(),
+        )
+        response = await self.send(outgoing, credential, Attempt(upstream_name))
         try:
             body = await self._read_bounded(response)
         except _FAILURES as exc:
@@ -129,14 +140,16 @@ class Upstreams:
             parts.append(part)
         return b"".join(parts)
 
-    def _line(self, upstream: Upstream) -> tuple[UpstreamFace, Pool]:
-        """How to address the upstream with its present credential, and the connections to where that is valid."""
-        credential = self._credentials[upstream.name].current()
-        line = self._lines.get(upstream.name)
-        if line is None or line[0].credential is not credential:
+    def _line(self, upstream_name: str, credential: Credential) -> tuple[UpstreamFace, Pool]:
+        """How to address the upstream with this credential, and the connections to where that is valid."""
+        line = self._lines.get((upstream_name, credential))
+        if line is None:
+            upstream = self._upstreams[upstream_name]
             base = _base_of(upstream, credential)
             line = UpstreamFace(upstream, credential, base, self._user_agent), self._pool(upstream, base)
-            self._lines[upstream.name] = line
+            if len(self._lines) >= MAX_LINES:
+                self._lines.clear()
+            self._lines[upstream_name, credential] = line
         return line
 
     def _pool(self, upstream: Upstream, base: BaseUrl) -> Pool:

@@ -6,6 +6,7 @@ A path that is only passed on needs no file of its own: it is a line in `forward
 from __future__ import annotations
 
 from qproxy.core.route import Endpoint, ForwardEndpoint, LocalEndpoint
+from qproxy.endpoints.auth import AUTH_ENDPOINTS
 from qproxy.endpoints.chat import CHAT_COMPLETIONS
 from qproxy.endpoints.completions import COMPLETIONS
 from qproxy.endpoints.embeddings import EMBEDDINGS
@@ -16,5 +17,7 @@ from qproxy.endpoints.responses import RESPONSES
 from qproxy.endpoints.root import ROOT
 
 FORWARD_ENDPOINTS: tuple[ForwardEndpoint, ...] = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, *FORWARDED_ONLY)
-LOCAL_ENDPOINTS: tuple[LocalEndpoint, ...] = (MODELS, MODEL, HEALTH, LIVEZ, READYZ, ROOT)
+LOCAL_ENDPOINTS: tuple[LocalEndpoint, ...] = (
+    MODELS, MODEL, HEALTH, LIVEZ, READYZ, ROOT, *AUTH_ENDPOINTS,
+)  # fmt: skip
 ENDPOINTS: tuple[Endpoint, ...] = (*FORWARD_ENDPOINTS, *LOCAL_ENDPOINTS)

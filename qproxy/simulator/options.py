@@ -52,8 +52,8 @@ class Options:
     record: int = 1000
     client_id: str = CLIENT_ID
     token_lifetime_s: int = 3600
-    device_lifetime_s: int = 600
-    poll_interval_s: int = 2
+    device_lifetime_s: float = 600
+    poll_interval_s: float = 2
     resource_url: str = ""
     clock_skew_s: int = 0
 

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qproxy.config.options import CONFIG, LIMITS, OPTIONS, TIMEOUTS, Option
+from qproxy.config import Secret
+from qproxy.config.login_options import LOGIN
+from qproxy.config.option import Option
+from qproxy.config.options import CONFIG, LIMITS, OPTIONS, TIMEOUTS
 from qproxy.core.limits import Limits, Timeouts
 from tests.support.config_place import Place
 
 if TYPE_CHECKING:
     from qproxy.config import Settings
 
+LOGIN_ONE, LOGIN_TWO = (
+    json.dumps({"access_token": token, "refresh_token": "r", "token_type": "Bearer", "expiry_date": 4e12})
+    for token in ("t-one", "t-two")
+)
 EXAMPLES: dict[str, tuple[object, object]] = {
     "host": ("127.0.0.2", "::1"),
     "port": (1234, 4321),
@@ -32,6 +39,21 @@ EXAMPLES: dict[str, tuple[object, object]] = {
     "qwen_home": ("/tmp/one", "/tmp/two"),
     "oauth_base_url": ("https://one.example", "https://two.example"),
     "oauth_allowed_hosts": (["a.example"], ["*.b.example", "c.example"]),
+    "admin_key": ("k-one", "k-two"),
+    "rotation": ("round_robin", "fill_first"),
+    "default_account": ("one", "two"),
+    "pool_plan_keys": (True, False),
+    "state_dir": ("/tmp/one", "/tmp/two"),
+    "day_starts_at": ("16:00", "00:00+08:00"),
+    "oauth_device_code_endpoint": ("https://one.example/code", "http://127.0.0.1:9/code"),
+    "oauth_token_endpoint": ("https://one.example/token", "http://127.0.0.1:9/token"),
+    "oauth_client_id": ("c-one", "c-two"),
+    "oauth_client_secret": ("s-one", "s-two"),
+    "oauth_scope": ("openid", "openid email"),
+    "oauth_creds": (LOGIN_ONE, LOGIN_TWO),
+    "oauth_creds_file": ("/tmp/one.json", "/tmp/two.json"),
+    "oauth_cache": ("/tmp/one.cache", "/tmp/two.cache"),
+    "refresh_buffer_ms": (20_000, 60_000),
     **{option.name: (11, 12) for option in LIMITS},
     **{option.name: (1.5, 2.0) for option in TIMEOUTS},
 }
@@ -73,9 +95,14 @@ def effect(settings: Settings, option: Option[object]) -> object:
     if option.name == "upstream_key":
         key = settings.upstreams["vllm"].key
         return key.reveal() if key else None
-    value = getattr(settings, option.name)
+    if option in LOGIN:
+        value = getattr(settings.login, option.name.removeprefix("oauth_").removeprefix("qwen_"))
+    else:
+        value = getattr(settings, option.name)
     if option.name == "api_keys":
         return [key.reveal() for key in value]
+    if isinstance(value, Secret):
+        return value.reveal()
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
@@ -84,6 +111,8 @@ def effect(settings: Settings, option: Option[object]) -> object:
 def prepare(place: Place, option: Option[object]) -> tuple[object, object]:
     if option.name == "upstream_key":
         place.flags["upstream"] = "vllm"
+    if option.name == "oauth_cache":
+        place.flags["oauth_creds"] = LOGIN_ONE
     return EXAMPLES[option.name]
 
 
@@ -163,7 +192,7 @@ def test_without_anything_the_defaults_hold(place: Place) -> None:
     assert (settings.default_upstream, dict(settings.upstreams)) == (None, {})
     assert settings.access_log == "stderr"
     assert settings.login_file == place.root / "home" / ".qwen" / "oauth_creds.json"
-    assert settings.oauth_base_url == "https://chat.qwen.ai"
+    assert settings.login.base_url == "https://chat.qwen.ai"
     assert settings.notices == ()
 
 

@@ -107,6 +107,17 @@ class TestTheDefault:
         place.environ["DASHSCOPE_API_KEY"] = "k"
         assert place.load().default_upstream == "dashscope"
 
+    @pytest.mark.parametrize("name", ["oauth_creds_work.json", "oauth_creds.json"])
+    def test_the_login_of_any_account(self, place: Place, name: str) -> None:
+        login = place.root / "home" / ".qwen" / name
+        login.parent.mkdir(parents=True)
+        login.write_text("{}")
+        assert place.load().default_upstream == "qwen-oauth"
+
+    def test_a_login_from_a_setting(self, place: Place) -> None:
+        place.environ["QWEN_OAUTH_CREDS"] = '{"access_token": "t", "expiry_date": 1}'
+        assert place.load().default_upstream == "qwen-oauth"
+
     def test_the_first_table_before_any_key(self, place: Place) -> None:
         place.write(MINE + "[upstreams.other]\npreset = 'vllm'\n")
         place.environ["DASHSCOPE_API_KEY"] = "k"
@@ -171,9 +182,53 @@ class TestTables:
         place.flags |= {"upstream": "a", "upstream_key": "k"}
         assert default_of(place.load())[1] == "k"
 
+    def test_several_keys_are_several_accounts(self, place: Place) -> None:
+        place.write(MINE + "key = 'one'\nkeys = ['env:TWO', 'file:three', 'one']\n")
+        place.write("three\n", "cwd/three")
+        place.environ["TWO"] = "two"
+        mine = place.load().upstreams["mine"]
+        assert mine.key == Secret("one")
+        assert mine.key_accounts() == {"key-1": Secret("one"), "key-2": Secret("two"), "key-3": Secret("three")}
+
+    def test_a_lone_key_is_an_account_without_a_number(self, place: Place) -> None:
+        place.write(MINE + "keys = ['one']\n[upstreams.open]\nurl = 'http://127.0.0.1:1/v1'\n")
+        upstreams = place.load().upstreams
+        assert upstreams["mine"].key_accounts() == {"key": Secret("one")}
+        assert upstreams["open"].key_accounts() == {}
+
+    def test_a_flag_replaces_all_keys_of_a_table(self, place: Place) -> None:
+        place.write(MINE + "keys = ['one', 'two']\n")
+        place.flags |= {"upstream": "mine", "upstream_key": "three"}
+        assert place.load().upstreams["mine"].key_accounts() == {"key": Secret("three")}
+
+    @pytest.mark.parametrize(
+        "toml",
+        [
+            "[upstreams.a]\npreset = 'coding-plan'\nkeys = ['hush-1', 'hush-2']\n",
+            "[upstreams.token-plan]\nkey = 'hush-1'\nkeys = ['hush-2']\n",
+            MINE + "keys = ['hush-1', 'sk-sp-hush']\n",
+        ],
+    )
+    def test_plan_keys_are_not_pooled_unasked(self, place: Place, toml: str) -> None:
+        place.write(toml)
+        message = place.refused()
+        assert "has 2 keys of a plan: the plans' terms forbid to pool them" in message
+        assert "pool_plan_keys = true" in message
+        assert "hush" not in message
+        place.flags["pool_plan_keys"] = True
+        assert sum(len(each.keys) for each in place.load().upstreams.values()) == 2
+
+    def test_one_key_of_a_plan_is_no_pool(self, place: Place) -> None:
+        place.write("[upstreams.a]\npreset = 'coding-plan'\nkeys = ['one', 'one']\n")
+        assert len(place.load().upstreams["a"].keys) == 1
+
     @pytest.mark.parametrize(
         ("toml", "part"),
         [
+            (MINE + "keys = 'one'", "keys in [upstreams.mine] in qproxy.toml = (hidden): must be a list of keys"),
+            (MINE + "keys = ['hush two']", "keys in [upstreams.mine] in qproxy.toml = (hidden): must be a key without"),
+            (MINE + "keys = ['env:MISSING']", "keys in [upstreams.mine] in qproxy.toml = env:MISSING: that variable"),
+            ("[upstreams.a]\npreset = 'qwen-oauth'\nkeys = ['k']", "neither key nor url"),
             ("[upstreams.a]", "[upstreams.a] in qproxy.toml must have url or preset"),
             ("[upstreams.'a:b']\nurl = 'http://h/v1'", "NAME of [upstreams.NAME] in qproxy.toml = 'a:b'"),
             ("[upstreams.default]\nurl = 'http://h/v1'", "and not 'default'"),

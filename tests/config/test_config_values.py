@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qproxy.config import Secret, options
+from qproxy.config.option import Option
 from tests.support.config_place import Place
 
 if TYPE_CHECKING:
@@ -192,12 +193,12 @@ class TestOlderProxies:
         settings = place.load()
         assert (settings.host, settings.port, settings.default_model) == ("127.0.0.3", 9000, "m")
         assert [key.reveal() for key in settings.api_keys] == ["one", "two"]
-        assert settings.oauth_base_url == "https://chat.example"
+        assert settings.login.base_url == "https://chat.example"
         assert settings.default_upstream == "qwen-oauth"
         assert str(settings.login_file) == "/tmp/qwen/oauth_creds.json"
 
     @pytest.mark.parametrize("option", [option for option in options.OPTIONS if option.legacy], ids=lambda o: o.name)
-    def test_our_own_names_win_at_the_same_level_only(self, place: Place, option: options.Option[object]) -> None:
+    def test_our_own_names_win_at_the_same_level_only(self, place: Place, option: Option[object]) -> None:
         (legacy,) = option.legacy
         place.environ |= {option.variable: "\x01", legacy: "\x02"}
         assert place.refused().startswith(option.variable)

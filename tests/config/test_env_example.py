@@ -13,6 +13,7 @@ from tests.support.config_place import Place
 
 EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
 LINES = re.findall(r"^# ([A-Z_]+)=(.+)$", EXAMPLE, re.MULTILINE)
+LOGIN = '{"access_token": "t", "refresh_token": "r", "token_type": "Bearer", "expiry_date": 4000000000000}'
 KNOWN = {
     "STREAM",
     *(preset.key_variable for preset in PRESETS.values()),
@@ -34,7 +35,7 @@ def test_as_it_is_it_changes_nothing(place: Place) -> None:
 @pytest.mark.parametrize(("name", "value"), LINES, ids=lambda part: str(part)[:40])
 def test_every_line_is_accepted(place: Place, name: str, value: str) -> None:
     place.write("k", "cwd/key")
-    place.environ |= {"MY_UPSTREAM_KEY": "k", "DASHSCOPE_API_KEY": "k"}
+    place.environ |= {"MY_UPSTREAM_KEY": "k", "DASHSCOPE_API_KEY": "k", "MY_LOGIN": LOGIN}
     place.flags |= {"upstream": "vllm"} if name == "QPROXY_UPSTREAM_KEY" else {}
     place.write_env(f"{name}={re.sub('file:/run/secrets/.*', 'file:key', value)}\n")
     place.load()

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "simulator": set(),
     "config": {"errors", "core", "upstreams"},
     "app": {"errors", "core", "upstreams", "endpoints", "edge", "config"},
-    "cli": {"errors", "core", "upstreams", "config", "app", "simulator"},
+    "cli": {"errors", "core", "upstreams", "edge", "config", "app", "simulator"},
     "__main__": {"cli"},
 }
 WORLD = {

@@ -11,7 +11,8 @@ import pytest
 
 from bench.scenarios import SCENARIOS
 from qproxy.cli import commands
-from qproxy.config.options import BACKEND, BASIC, LIMITS, TIMEOUTS, AnyOption
+from qproxy.config.option import AnyOption
+from qproxy.config.options import BACKEND, BASIC, LIMITS, TIMEOUTS
 from qproxy.config.upstream_table import HEADERS, TABLE_OPTIONS
 from qproxy.config.values import Secret
 from qproxy.core.headers import REQUEST_RULES, RESPONSE_RULES, Rule
@@ -84,16 +85,33 @@ def test_older_names() -> None:
     same_rows(sorted(table(CONFIGURATION, "variable", "Older names")), sorted(public + private))
 
 
+def every_command(group: click.Group = commands, prefix: str = "") -> dict[str, click.Command]:
+    """Those that help lists, by all of their names: `serve`, `auth`, `auth login`."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if not command.hidden:
+            found[prefix + name] = command
+            if isinstance(command, click.Group):
+                found |= every_command(command, f"{prefix}{name} ")
+    return found
+
+
 def test_commands() -> None:
     page = columns(table(REFERENCE / "command-line.md", "command"), 1)
-    same_rows(page, [[name] for name in commands.commands])
+    same_rows(page, [[name] for name in every_command()])
+
+
+def test_older_names_of_commands() -> None:
+    page = table(REFERENCE / "command-line.md", "older name", "Older names")
+    hidden = [name for name, command in commands.commands.items() if command.hidden]
+    same_rows(page, [[name, name.replace(":", " ")] for name in hidden])
 
 
 def test_flags_of_single_commands() -> None:
     shared = {option.name for option in BASIC}
     rows = [
         [name, flag]
-        for name, command in commands.commands.items()
+        for name, command in every_command().items()
         for parameter in command.params
         if isinstance(parameter, click.Option) and (name == "demo" or parameter.name not in shared)
         for flag in parameter.opts
@@ -111,7 +129,9 @@ def test_forwarded_endpoints() -> None:
 
 
 def test_local_endpoints() -> None:
-    rows = [[*path_and_methods(row), YES_OR_NO[row.needs_key]] for row in LOCAL_ENDPOINTS]
+    rows = [
+        [*path_and_methods(row), "admin" if row.needs_admin else YES_OR_NO[row.needs_key]] for row in LOCAL_ENDPOINTS
+    ]
     same_rows(columns(table(REFERENCE / "endpoints.md", "path", "Answered here"), 3), rows)
 
 

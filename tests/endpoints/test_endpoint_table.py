@@ -71,7 +71,9 @@ def test_a_body_is_examined_only_where_one_is_sent(endpoint: ForwardEndpoint) ->
 
 @pytest.mark.parametrize("endpoint", LOCAL_ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_what_is_below_v1_needs_a_key(endpoint: LocalEndpoint) -> None:
-    assert endpoint.needs_key == endpoint.path.startswith(b"/v1")
+    for_admins = endpoint.path.startswith((b"/auth/", b"/v1/debug/"))
+    assert endpoint.needs_admin == for_admins
+    assert endpoint.needs_key == (endpoint.path.startswith(b"/v1") and not for_admins)
 
 
 @pytest.mark.parametrize(

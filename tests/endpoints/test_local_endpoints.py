@@ -10,7 +10,16 @@ import pytest
 
 from qproxy import __version__
 from qproxy.core.catalogue import ModelEntry, merge, parse_listing
-from qproxy.core.local import LocalAnswer, LocalRequest, LocalServices, UpstreamHealth
+from qproxy.core.local import (
+    AuthTest,
+    LocalAnswer,
+    LocalRequest,
+    LocalServices,
+    LoginStanding,
+    OpenLogin,
+    TokenReport,
+    UpstreamHealth,
+)
 from qproxy.core.route import LocalEndpoint, RouteTable
 from qproxy.endpoints import ENDPOINTS
 from qproxy.errors import DownstreamError, InternalError, QProxyError
@@ -47,6 +56,26 @@ class FixedHealth:
         return self.reason
 
 
+class NoLogins:
+    """What the endpoints in this file do not use."""
+
+    async def begin(self, account: str) -> OpenLogin:
+        raise NotImplementedError
+
+    def standing(self, handle: str) -> LoginStanding:
+        raise NotImplementedError
+
+
+class NoDiagnosis:
+    """The same."""
+
+    def tokens(self) -> Sequence[TokenReport]:
+        raise NotImplementedError
+
+    async def test(self) -> AuthTest:
+        raise NotImplementedError
+
+
 MODELS = merge(
     [parse_listing(b'[{"id":"qwen3-max"},{"id":"kimi/kimi-k3"}]', "one"), parse_listing(b'[{"id":"qwen3-max"}]', "two")]
 )
@@ -55,7 +84,7 @@ MODELS = merge(
 async def ask(path: bytes, health: FixedHealth | None = None) -> LocalAnswer:
     route = TABLE.match(b"GET", path)
     assert isinstance(route.endpoint, LocalEndpoint)
-    services = LocalServices(FixedCatalogue(MODELS), health or FixedHealth())
+    services = LocalServices(FixedCatalogue(MODELS), health or FixedHealth(), NoLogins(), NoDiagnosis())
     return await route.endpoint.answer(LocalRequest(b"GET", path, route.tail, b"", services))
 
 
