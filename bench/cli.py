@@ -13,12 +13,13 @@ from bench import charts, tables
 from bench.compare import compare, worsened
 from bench.context import FULL, QUICK
 from bench.goals import judge
+from bench.machine import describe
 from bench.phases import profile_command
 from bench.ratios import RatioSet
 from bench.results import QPROXY, Run
 from bench.rivals import RIVALS
 from bench.rivals.base import InstallError, Rival
-from bench.rivals.qproxy import qproxy
+from bench.rivals.qproxy import judged_qproxy, qproxy
 from bench.runner import Plan, execute
 from bench.scenarios import SCENARIOS
 from bench.tools import BUILD, ToolError
@@ -40,7 +41,11 @@ def main(argv: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    _run_options(commands.add_parser("run", help="measure qproxy, and rivals beside it"))
+    built = argparse.ArgumentParser(add_help=False)
+    built.add_argument(
+        "--build", type=_folder, default=BUILD, metavar="DIR", help="of tools, rivals and logs: %(default)s"
+    )
+    _run_options(commands.add_parser("run", parents=[built], help="measure qproxy, and rivals beside it"))
     both = commands.add_parser("compare", help="two results or baselines: exit status 1 where a ratio got worse")
     both.add_argument("before", type=Path)
     both.add_argument("after", type=Path)
@@ -48,13 +53,14 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print the tables of a result again")
     show.add_argument("result", type=Path)
     show.add_argument("--svg", type=Path, metavar="DIR", help="write the charts")
+    show.add_argument("--markdown", action="store_true", help="the table of the README instead")
     show.set_defaults(action=show_command)
-    profile = commands.add_parser("profile", help="where a request's microseconds go")
+    profile = commands.add_parser("profile", parents=[built], help="where a request's microseconds go")
     profile.add_argument("scenario", choices=("T1", "T3", "T4"))
     profile.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
-    profile.add_argument("--seconds", type=float, default=3.0)
+    profile.add_argument("--seconds", type=float, default=10.0)
     profile.set_defaults(action=profile_command)
-    install = commands.add_parser("install", help="fetch rivals into bench/build")
+    install = commands.add_parser("install", parents=[built], help="fetch rivals")
     install.add_argument("names", nargs="+", choices=("all", *RIVALS))
     install.set_defaults(action=install_command)
     return top
@@ -79,6 +85,11 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     output.add_argument("--ratios", type=Path, metavar="FILE", help="the ratios alone: a baseline for compare")
     output.add_argument("--svg", type=Path, metavar="DIR", help="the charts")
     run.set_defaults(action=run_command)
+
+
+def _folder(text: str) -> Path:
+    """Absolute: what is started works in folders of its own."""
+    return Path(text).absolute()
 
 
 def _names_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -109,7 +120,7 @@ def _variant(text: str) -> tuple[str, dict[str, str]]:
 def own_subjects(options: argparse.Namespace) -> list[Rival]:
     """Every loop and worker count; the first of both is `qproxy`, variants are like it."""
     first_backend, first_workers = options.backend[0], options.workers[0]
-    subjects = [qproxy(first_backend, workers=first_workers)]
+    subjects = [judged_qproxy(first_backend, first_workers)]
     for backend in options.backend:
         for workers in options.workers:
             if (backend, workers) != (first_backend, first_workers):
@@ -128,11 +139,11 @@ def run_command(options: argparse.Namespace) -> int:
     rivals = (*own_subjects(options), *(RIVALS[name] for name in options.against))
     command = "python -m bench " + shlex.join(sys.argv[1:])
     plan = Plan(rivals, options.scenarios, effort, "quick" if options.quick else "full", command)
-    run = execute(plan, lambda line: print(line, file=sys.stderr, flush=True))
+    run = execute(plan, lambda line: print(line, file=sys.stderr, flush=True), options.build)
     if options.json:
         run.write(options.json)
     if options.ratios:
-        RatioSet.of(run).write(options.ratios, command)
+        RatioSet.of(run).write(options.ratios, command, str(describe()))
     _show(run, options.svg)
     return 0 if _was_measured(run, options.scenarios) else 1
 
@@ -160,7 +171,11 @@ def _show(run: Run, svg: Path | None) -> None:
 
 def show_command(options: argparse.Namespace) -> int:
     """The tables of an earlier run."""
-    _show(Run.read(options.result), options.svg)
+    run = Run.read(options.result)
+    if options.markdown:
+        print(tables.markdown_table(run))
+    else:
+        _show(run, options.svg)
     return 0
 
 
@@ -183,7 +198,7 @@ def install_command(options: argparse.Namespace) -> int:
     names = list(RIVALS) if "all" in options.names else options.names
     status = 0
     for name in names:
-        prefix = BUILD / name
+        prefix = options.build / name
         try:
             RIVALS[name].packages.install(prefix)
         except InstallError as exc:

@@ -30,21 +30,24 @@ class Effort:
     seconds: float
     warmup_s: float
     latency_count: int
+    uploads: int  # paced ones of each size
     repeats: int  # of each flat-out stream
     paced_chunks: int
     held: tuple[int, ...]
     open_streams: tuple[int, ...]
     idle_connections: int
+    stuck_readers: int
+    pairs: int  # of short windows with and without watching
     start_s: float = 3.0  # over which held streams are opened
 
 
 FULL = Effort(
-    rounds=3, seconds=2.0, warmup_s=0.4, latency_count=2000, repeats=4, paced_chunks=200,
-    held=(0, 200, 1000, 3000), open_streams=(500, 3000), idle_connections=5000,
+    rounds=3, seconds=2.0, warmup_s=0.4, latency_count=2000, uploads=6, repeats=4, paced_chunks=200,
+    held=(0, 200, 1000, 3000), open_streams=(500, 3000), idle_connections=5000, stuck_readers=50, pairs=6,
 )  # fmt: skip
 QUICK = Effort(
-    rounds=1, seconds=0.4, warmup_s=0.2, latency_count=200, repeats=1, paced_chunks=40,
-    held=(0, 200), open_streams=(500,), idle_connections=500, start_s=1.0,
+    rounds=1, seconds=0.2, warmup_s=0.1, latency_count=200, uploads=1, repeats=1, paced_chunks=25,
+    held=(0, 200), open_streams=(500,), idle_connections=500, stuck_readers=10, pairs=1, start_s=0.5,
 )  # fmt: skip
 
 
@@ -125,11 +128,12 @@ class Bench:
         *,
         small: Path | None = None,
         paired: bool = False,
-        when_held: Callable[[], None] | None = None,
+        moments: Mapping[str, Callable[[], None]] | None = None,
     ) -> LoadResult:
         """One run of the load client. `paired` sends every request straight to the mock as well.
 
-        `when_held` runs while a `hold` run has all its streams open. Faults and foreign load go into `measurement`.
+        `moments`: what to do when a `hold` run says this line (`LoadRun.wait_for`). Faults and foreign load go into
+        `measurement`.
         """
         plan = LoadPlan(
             mode, target.address, body,
@@ -141,9 +145,9 @@ class Bench:
             target.instance.server.wait_idle(LEFTOVER_S)
         before, own_before_s = BusyTimes.read(self.cores.all), self._own_cpu_s(target)
         run = LoadRun(plan, self.cores.load, self.build)
-        if when_held is not None:
-            run.wait_held()
-            when_held()
+        for line, act in (moments or {}).items():
+            run.wait_for(line)
+            act()
         result = run.result()
         after, own_s = BusyTimes.read(self.cores.all), self._own_cpu_s(target) - own_before_s
         if after.at_s - before.at_s >= FOREIGN_MIN_S:

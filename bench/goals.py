@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.figures import BY_NAME
-from bench.ratios import OWN_RATIOS, TOOL_RATIOS, Ratio, against, own_ratios_of, ratios_of
+from bench.ratios import Ratio, against, ratios_of
 from bench.results import QPROXY, Run, Summary
 from bench.rivals import GATEWAYS
 
@@ -37,6 +37,7 @@ GOALS: tuple[Goal, ...] = (
     _nginx("T2 added p50 at 100 KB against nginx", "T2 added_ms@100KB", 2.5, 1.7),
     _nginx("T2 added p50 at 600 KB against nginx", "T2 added_ms@600KB", 2.2, 1.7),
     _nginx("T2 added p50 at 4 MB against nginx", "T2 added_ms@4MB", 2.8, 1.7),
+    Goal("T2 paced upload, last byte up after, worst size, ms", "at most", 2.0, 1.0, figure="T2 last_byte_ms@worst"),
     _nginx("T3 CPU per chunk against nginx", "T3 cpu_us_per_chunk", 1.4, 1.1),
     _nginx("T4 CPU per chunk against nginx", "T4 cpu_us_per_chunk", 1.4, 1.1),
     Goal("T4 added first token p99, ms", "at most", 2.0, 1.0, figure="T4 added_first_p99_ms"),
@@ -44,11 +45,16 @@ GOALS: tuple[Goal, ...] = (
     Goal("T5 per idle connection, KiB", "at most", 32, 16, figure="T5 per_idle_connection_kib@5000"),
     Goal("T5 per open stream of 500, KiB", "at most", 48, 24, figure="T5 per_stream_kib@500"),
     Goal("T5 per open stream of 3,000, KiB", "at most", 48, 24, figure="T5 per_stream_kib@3000"),
+    Goal("T5 per client that does not read, KiB", "at most", 512, 256, figure="T5 per_stuck_reader_kib"),
     Goal("T5 peak with 16 x 4 MB, x bodies", "at most", 1.5, 1.2, figure="T5 peak_growth_of_bodies"),
     Goal("T6 one more request, 3,000 / 0 held", "at most", 2.0, 1.2, ratio="T6 added_ms: 3000 / 0 held"),
+    Goal("T6 events of 3,000 held streams lost", "at most", 0, 0, figure="T6 lost@3000"),
     Goal("trio: T1 CPU against the first loop", "at most", 3.0, 2.0, ratio="T1 cpu_us@64: trio / first loop"),
     Goal("trio: T4 CPU against the first loop", "at most", 3.0, 2.0, ratio="T4 cpu_us_per_chunk: trio / first loop"),
-    Goal("mock and load client on one core against qproxy", "at least", 3.0, 5.0, ratio="T1 tools / qproxy"),
+    Goal("watching: T1 CPU on / off, x", "at most", 1.05, 1.02, figure="T8 watched@T1"),
+    Goal("watching: T4 CPU on / off, x", "at most", 1.05, 1.02, figure="T8 watched@T4"),
+    Goal("T1 mock and load client, each ahead by, x", "at least", 3.0, 5.0, figure="T1 tools_lead@64"),
+    Goal("T3 mock and load client, each ahead by, x", "at least", 3.0, 5.0, figure="T3 tools_lead@burst"),
 )
 GATEWAY_MUST, GATEWAY_AIM = 1.0, 10.0
 
@@ -67,7 +73,7 @@ class Verdict:
 
 def judge(run: Run) -> list[Verdict]:
     """Every goal, then one line per gateway of the same job."""
-    ratios = ratios_of(run) | own_ratios_of(run, OWN_RATIOS + TOOL_RATIOS)
+    ratios = ratios_of(run)
     return [_judge_goal(goal, run, ratios) for goal in GOALS] + [_judge_gateway(name, ratios) for name in GATEWAYS]
 
 

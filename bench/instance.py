@@ -99,6 +99,14 @@ class Instance:
         finally:
             connection.close()
 
+    def request_bytes(self, body: bytes) -> bytes:
+        """A chat request with head and body, as the load client sends it."""
+        lines = (
+            f"POST {self.command.path} HTTP/1.1", f"host: 127.0.0.1:{self.site.port}", *self.command.headers,
+            "content-type: application/json", f"content-length: {len(body)}", "", "",
+        )  # fmt: skip
+        return "\r\n".join(lines).encode() + body
+
     def memory(self) -> Memory:
         """Of all its processes."""
         return self.server.memory()

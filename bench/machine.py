@@ -87,7 +87,7 @@ def describe() -> Machine:
         cpu=names[0] if names else platform.machine(),
         cores=len(available_cores()),
         memory_mb=memory_kb // 1024,
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {platform.release().partition('-')[0]}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
     )
 

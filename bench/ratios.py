@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import CALM, FIGURES, Better
-from bench.results import DIRECT, QPROXY, SCHEMA, Run, Summary
+from bench.figures import BY_NAME, CALM, FIGURES, Better
+from bench.results import DIRECT, QPROXY, Run, Summary
+
+BASELINE_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,18 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class OwnRatio:
-    """Two figures of our own: what must stay flat, and how far the tools are ahead."""
+    """Two figures of our own: what must stay flat."""
 
     name: str
     better: Better
     numerator: tuple[str, str, str]
     denominator: tuple[str, str, str]
+    tolerance: float = CALM
 
 
 def _own(name: str, scenario: str, above: str, below: str) -> OwnRatio:
-    return OwnRatio(name, "lower", (QPROXY, scenario, above), (QPROXY, scenario, below))
+    tolerance = BY_NAME[f"{scenario} {above}"].tolerance
+    return OwnRatio(name, "lower", (QPROXY, scenario, above), (QPROXY, scenario, below), tolerance)
 
 
 def _trio(name: str, scenario: str, key: str) -> OwnRatio:
@@ -59,9 +63,6 @@ OWN_RATIOS: tuple[OwnRatio, ...] = (
     _trio("T1 cpu_us@64: trio / first loop", "T1", "cpu_us@64"),
     _trio("T4 cpu_us_per_chunk: trio / first loop", "T4", "cpu_us_per_chunk"),
 )
-TOOL_RATIOS: tuple[OwnRatio, ...] = (
-    OwnRatio("T1 tools / qproxy", "higher", (DIRECT, "T1", "requests_per_s@64"), (QPROXY, "T1", "requests_per_s@64")),
-)
 
 
 def against(figure_name: str, rival: str) -> str:
@@ -70,7 +71,7 @@ def against(figure_name: str, rival: str) -> str:
 
 
 def ratios_of(run: Run) -> dict[str, Ratio]:
-    """Every ratio that the run allows, by name; those of the tools are not among them."""
+    """Every ratio that the run allows, by name."""
     found: dict[str, Ratio] = {}
     rivals = [name for name in run.measured() if name != DIRECT and not name.startswith(QPROXY + "@")]
     for rival in (name for name in rivals if name != QPROXY):
@@ -78,16 +79,15 @@ def ratios_of(run: Run) -> dict[str, Ratio]:
             summary = run.quotient((QPROXY, figure.scenario, figure.key), (rival, figure.scenario, figure.key))
             if summary is not None and summary.median > 0:
                 found[against(figure.name, rival)] = _ratio(figure.better, summary, figure.tolerance)
-    return found | own_ratios_of(run, OWN_RATIOS)
+    return found | _own_ratios_of(run)
 
 
-def own_ratios_of(run: Run, table: tuple[OwnRatio, ...]) -> dict[str, Ratio]:
-    """Those of a table that the run allows."""
-    pairs = ((own, run.quotient(own.numerator, own.denominator)) for own in table)
-    return {own.name: _ratio(own.better, summary) for own, summary in pairs if summary is not None}
+def _own_ratios_of(run: Run) -> dict[str, Ratio]:
+    pairs = ((own, run.quotient(own.numerator, own.denominator)) for own in OWN_RATIOS)
+    return {own.name: _ratio(own.better, summary, own.tolerance) for own, summary in pairs if summary is not None}
 
 
-def _ratio(better: Better, summary: Summary, tolerance: float = CALM) -> Ratio:
+def _ratio(better: Better, summary: Summary, tolerance: float) -> Ratio:
     return Ratio(better, summary.median, summary.low, summary.high, tolerance)
 
 
@@ -105,17 +105,19 @@ class RatioSet:
         """From a run."""
         return cls(run.effort, run.measured(), sorted({sample.scenario for sample in run.samples}), ratios_of(run))
 
-    def write(self, path: Path, command: str) -> None:
-        """As JSON, with the command that renews the file; numbers are rounded, so that a renewal is readable."""
-        rounded = {
-            name: {field: round(value, 3) if isinstance(value, float) else value for field, value in row.items()}
-            for name, row in ((name, asdict(ratio)) for name, ratio in self.ratios.items())
-        }
-        fields = {
-            "schema": SCHEMA, "command": command, "effort": self.effort, "subjects": self.subjects,
-            "scenarios": self.scenarios, "ratios": rounded,
+    def write(self, path: Path, command: str, machine: str) -> None:
+        """As JSON: the command that renews the file, and a line per ratio with median, lowest and highest round. No
+        time and no name of a machine is in it."""
+        head = {
+            "schema": BASELINE_SCHEMA, "command": command, "machine": machine, "effort": self.effort,
+            "subjects": self.subjects, "scenarios": self.scenarios,
         }  # fmt: skip
-        path.write_text(json.dumps(fields, indent=1) + "\n")
+        fields = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+        rows = [
+            f"    {json.dumps(name)}: [{ratio.median:.3g}, {ratio.low:.3g}, {ratio.high:.3g}]"
+            for name, ratio in self.ratios.items()
+        ]
+        path.write_text("{\n" + ",\n".join(fields) + ',\n  "ratios": {\n' + ",\n".join(rows) + "\n  }\n}\n")
 
     @classmethod
     def read(cls, path: Path) -> RatioSet:
@@ -123,5 +125,20 @@ class RatioSet:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict) or "ratios" not in fields:
             return cls.of(Run.read(path))
-        ratios = {name: Ratio(**ratio) for name, ratio in fields["ratios"].items()}
+        if fields.get("schema") != BASELINE_SCHEMA:
+            raise ValueError(f"{path} is a baseline of another form: renew it with {fields.get('command')!r}")
+        ratios = {}
+        for name, summary in fields["ratios"].items():
+            rule = _rule_of(name)
+            if rule is None:
+                raise ValueError(f"{path}: nothing measures {name!r} any more: renew it with {fields['command']!r}")
+            ratios[name] = _ratio(rule[0], Summary(*summary), rule[1])
         return cls(fields["effort"], fields["subjects"], fields["scenarios"], ratios)
+
+
+def _rule_of(name: str) -> tuple[Better, float] | None:
+    """Which way is better and what two calm runs may differ by, from the tables: a baseline has the values alone."""
+    figure = BY_NAME.get(name.partition(": qproxy / ")[0])
+    if figure is not None:
+        return figure.better, figure.tolerance
+    return next(((own.better, own.tolerance) for own in OWN_RATIOS if own.name == name), None)

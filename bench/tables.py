@@ -6,11 +6,28 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.compare import Comparison
-from bench.figures import FIGURES, Figure
+from bench.figures import BY_NAME, FIGURES, Figure
 from bench.goals import Verdict
 from bench.ratios import Ratio
-from bench.results import Run, Summary
+from bench.results import DIRECT, QPROXY, Run, Summary
+from bench.rivals import LABELS
 
+# The rows of the table in the README.
+README_ROWS = {
+    "T1 requests_per_s@64": "small requests a second, 64 connections",
+    "T1 cpu_us@64": "processor time of one, µs",
+    "T2 added_ms@1KB": "added to the first byte, 1 KB prompt, ms",
+    "T2 added_ms@100KB": "… 100 KB",
+    "T2 added_ms@600KB": "… 600 KB",
+    "T2 added_ms@4MB": "… 4 MB, about a million tokens",
+    "T4 added_first_p50_ms": "added to the first token, 200 streams of 50 events a second, ms",
+    "T4 added_first_p99_ms": "… 99 of 100 are below",
+    "T4 cpu_us_per_chunk": "processor time of one such event, µs",
+    "T3 cpu_us_per_chunk": "… 50 streams flat out",
+    "T5 idle_mb": "memory idle, MB",
+    "T5 per_stream_kib@3000": "memory of one open stream of 3,000, KiB",
+    "T6 added_ms@3000": "added to a small request beside 3,000 open streams, ms",
+}
 FOREIGN_NOTE = 0.1
 COLUMN_WIDTH = 15
 FIRST_COLUMN_WIDTH = 50
@@ -57,6 +74,20 @@ def _cell(figure: Figure, summary: Summary | None) -> str:
         return ""
     text = f"{summary.median:,.{figure.digits}f}"
     return f"{text} ±{summary.spread / abs(summary.median):.0%}" if summary.median and summary.spread else text
+
+
+def markdown_table(run: Run) -> str:
+    """For the README: medians, qproxy first, without direct figures and other forms of qproxy."""
+    others = [name for name in run.measured() if name not in (DIRECT, QPROXY) and not name.startswith(QPROXY + "@")]
+    subjects = [QPROXY, *others]
+    lines = ["| | " + " | ".join(LABELS.get(name, name) for name in subjects) + " |", "|---|" + "--:|" * len(subjects)]
+    for name, title in README_ROWS.items():
+        figure = BY_NAME[name]
+        summaries = [run.summary(subject, figure.scenario, figure.key) for subject in subjects]
+        cells = [f"{summary.median:,.{min(figure.digits, 2)}f}" if summary else "-" for summary in summaries]
+        if any(summaries):
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def goals_table(verdicts: list[Verdict]) -> Table:

@@ -18,8 +18,8 @@ from bench.processes import Server, StartError, free_port
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HERE = Path(__file__).parent
-BUILD = HERE / "build"
+NATIVE = Path(__file__).with_name("native")
+BUILD = Path(__file__).with_name("build")
 C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
 CHAT_PATH = "/v1/chat/completions"
 READY_S = 5.0
@@ -30,21 +30,22 @@ class ToolError(Exception):
 
 
 def build_tools(target: Path = BUILD) -> None:
-    """Compiles `mock` and `load` into `target` where they are missing or older than their sources."""
+    """Compiles `mock` and `load`, each from its `native/NAME*.c`, where they are missing or older than a source."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise ToolError("no C compiler: install one (Debian: apt-get install gcc libc6-dev) or set CC")
     target.mkdir(parents=True, exist_ok=True)
+    newest = max(source.stat().st_mtime for source in NATIVE.iterdir())
     for name in ("mock", "load"):
-        source, program = HERE / "native" / f"{name}.c", target / name
-        newest = max(source.stat().st_mtime, (source.parent / "wire.h").stat().st_mtime)
+        program = target / name
         if program.exists() and program.stat().st_mtime > newest:
             continue
+        sources = [str(source) for source in sorted(NATIVE.glob(f"{name}*.c"))]
         done = subprocess.run(
-            [compiler, *C_FLAGS, "-o", str(program), str(source)], capture_output=True, text=True, check=False
+            [compiler, *C_FLAGS, "-o", str(program), *sources], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise ToolError(f"{compiler} failed on {source}:\n{done.stderr}")
+            raise ToolError(f"{compiler} failed on {name}:\n{done.stderr}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class MockStats:
     requests: int
     streams: int
     aborted: int
+    events: int
 
 
 class Mock:
@@ -83,9 +85,14 @@ class Mock:
             connection.close()
         return answer
 
-    def profile(self, *, chunks: int, pace: int = 0, first_ms: int = 0) -> None:
-        """`pace` in events per second and stream, 0: flat out; `first_ms`: before the first event."""
-        self._ask("POST", f"/bench/profile?chunks={chunks}&pace={pace}&first_ms={first_ms}")
+    def profile(self, *, chunks: int, pace: int = 0, first_ms: int = 0, burst: int = 1) -> None:
+        """`pace` in writes per second and stream, 0: flat out; `first_ms`: before the first; `burst`: events per write,
+        at most 32."""
+        self._ask("POST", f"/bench/profile?chunks={chunks}&pace={pace}&first_ms={first_ms}&burst={burst}")
+
+    def finish(self) -> None:
+        """Every paced stream ends with its next write."""
+        self._ask("POST", "/bench/finish")
 
     def stats(self) -> MockStats:
         """The asking connection is counted too."""
@@ -106,7 +113,10 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """One run of the load client. A distribution is None where nothing was sampled; `cpu_s` by process group."""
+    """One run of the load client. A distribution is None where nothing was sampled; `cpu_s` by process group.
+
+    `open_streams` is how many a `hold` run had open when its measurement ended; `complete`, how many ended well.
+    """
 
     mode: str
     requests: int
@@ -124,14 +134,15 @@ class LoadResult:
     first_ms: Quantiles | None = None
     gap_ms: Quantiles | None = None
     delay_ms: Quantiles | None = None
+    last_byte_ms: Quantiles | None = None
+    direct_last_byte_ms: Quantiles | None = None
 
     @classmethod
     def parse(cls, text: str) -> LoadResult:
         """From the JSON object that the client prints."""
         fields = json.loads(text)
-        for name in ("latency_ms", "direct_ms", "first_ms", "gap_ms", "delay_ms"):
-            if name in fields:
-                fields[name] = Quantiles(**fields[name])
+        for name in [name for name in fields if name.endswith("_ms")]:
+            fields[name] = Quantiles(**fields[name])
         return cls(**fields)
 
 
@@ -168,23 +179,24 @@ class LoadRun:
     """A started load client."""
 
     def __init__(self, plan: LoadPlan, cores: frozenset[int], tools: Path = BUILD) -> None:
-        self._first_line = ""
+        self._lines: list[str] = []
         with pinned(cores):
             self._process = subprocess.Popen(
                 plan.argv(tools), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
 
-    def wait_held(self) -> None:
-        """Returns when every stream of a `hold` run is open, or the run is over."""
+    def wait_for(self, line: str) -> None:
+        """Returns when a `hold` run says `held`, every stream is open, or `measured`, they may end; or at its end."""
         assert self._process.stdout is not None
-        self._first_line = self._process.stdout.readline()
+        while line not in self._lines and (said := self._process.stdout.readline()):
+            self._lines.append(said.strip())
 
     def result(self) -> LoadResult:
         """Waits for the end. Raises ToolError where the client itself failed."""
         out, err = self._process.communicate()
         if self._process.returncode:
             raise ToolError(f"load: {err.strip()}")
-        return LoadResult.parse((self._first_line + out).strip().splitlines()[-1])
+        return LoadResult.parse([*self._lines, *out.splitlines()][-1])
 
 
 def run_load(plan: LoadPlan, cores: frozenset[int], tools: Path = BUILD) -> LoadResult:

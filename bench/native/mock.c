@@ -1,139 +1,35 @@
 /* A mock model server: HTTP/1.1 keep-alive, one thread, epoll.
  *
- *   mock [--port N] [--chunks N] [--pace N] [--first-ms N]
+ *   mock [--port N] [--chunks N] [--pace N] [--first-ms N] [--burst N]
  *
  * Prints `mock listening on http://127.0.0.1:PORT` when ready.
  *   POST (any path)      a chat completion; streamed where the first or last 4 KiB of the body say "stream":true.
- *                        usage.prompt_tokens is the number of body bytes that arrived.
+ *                        usage.prompt_tokens is the number of body bytes that arrived; the text ends with a mark
+ *                        (wire.h) of the time at which the last one came.
  *   GET  /bench/stats    counters
- *   POST /bench/profile?chunks=N&pace=N&first_ms=N   how streams that start from now on look; pace is in events per
- *                        second and stream, 0 is flat out, one write per event, round robin over the streams.
+ *   POST /bench/profile?chunks=N&pace=N&first_ms=N&burst=N   how streams that start from now on look; pace is in
+ *                        writes per second and stream, 0 is flat out, round robin over the streams; burst is events
+ *                        per write.
+ *   POST /bench/finish   every paced stream ends with its next write
  *   GET  (other paths)   a model list
- * Every content event of a stream carries a mark (wire.h) with its sequence number and its time of birth.
+ * Every content event of a stream carries a mark with its sequence number and its time of birth.
  */
-#include "wire.h"
+#include "mock.h"
 
-#define WINDOW_BYTES 4096
-#define OUT_MAX 2048
 #define EVENTS_PER_WAIT 512
 
-struct profile {
-    unsigned chunks;
-    unsigned pace;
-    unsigned first_ms;
-};
-
-struct conn {
-    int fd;
-    char head[HEAD_MAX];
-    size_t head_len;
-    bool in_body;
-    struct body body;
-    uint64_t body_bytes;
-    char front[WINDOW_BYTES], tail[WINDOW_BYTES];
-    size_t front_len, tail_len;
-    /* what could not be written yet */
-    char out[OUT_MAX];
-    size_t out_len;
-    /* the stream in progress */
-    bool streaming;
-    struct profile profile;
-    unsigned seq;
-    uint64_t next_ns;
-    size_t heap_at;            /* 1-based; 0: not in the heap */
-    struct conn *prev, *next;  /* in the list of flat-out streams that can be written */
-    bool ready;
-};
-
-static struct {
-    int epoll_fd, listen_fd, timer_fd;
-    struct profile profile;
-    struct conn **heap; /* paced streams by next_ns, 1-based */
-    size_t heap_len, heap_cap;
-    struct conn *ready;
-    uint64_t connections, active_streams, requests, streams, aborted, timer_at;
-    char buffer[READ_BYTES];
-} mock;
-
-/* ---- the heap of paced streams ---- */
-
-static void heap_put(size_t at, struct conn *c) {
-    mock.heap[at] = c;
-    c->heap_at = at;
-}
-
-static void heap_up(size_t at) {
-    struct conn *c = mock.heap[at];
-    for (; at > 1 && mock.heap[at / 2]->next_ns > c->next_ns; at /= 2) heap_put(at, mock.heap[at / 2]);
-    heap_put(at, c);
-}
-
-static void heap_down(size_t at) {
-    struct conn *c = mock.heap[at];
-    for (size_t child; (child = at * 2) <= mock.heap_len; at = child) {
-        if (child < mock.heap_len && mock.heap[child + 1]->next_ns < mock.heap[child]->next_ns) child++;
-        if (mock.heap[child]->next_ns >= c->next_ns) break;
-        heap_put(at, mock.heap[child]);
-    }
-    heap_put(at, c);
-}
-
-static void heap_add(struct conn *c) {
-    if (mock.heap_len + 2 > mock.heap_cap) {
-        mock.heap_cap = mock.heap_cap ? mock.heap_cap * 2 : 1024;
-        mock.heap = grown(mock.heap, mock.heap_cap * sizeof *mock.heap);
-    }
-    heap_put(++mock.heap_len, c);
-    heap_up(mock.heap_len);
-}
-
-static void heap_remove(struct conn *c) {
-    size_t at = c->heap_at;
-    c->heap_at = 0;
-    struct conn *last = mock.heap[mock.heap_len--];
-    if (last == c) return;
-    heap_put(at, last);
-    heap_up(at);
-    heap_down(last->heap_at);
-}
-
-/* ---- the ring of flat-out streams ---- */
-
-static void ready_add(struct conn *c) {
-    if (c->ready) return;
-    c->ready = true;
-    if (!mock.ready) {
-        mock.ready = c->prev = c->next = c;
-        return;
-    }
-    c->next = mock.ready;
-    c->prev = mock.ready->prev;
-    c->prev->next = c->next->prev = c;
-}
-
-static void ready_remove(struct conn *c) {
-    if (!c->ready) return;
-    c->ready = false;
-    if (c->next == c) mock.ready = NULL;
-    else {
-        c->prev->next = c->next;
-        c->next->prev = c->prev;
-        if (mock.ready == c) mock.ready = c->next;
-    }
-}
+struct mock mock;
 
 /* ---- writing ---- */
 
-static void conn_close(struct conn *c) {
+void conn_close(struct conn *c) {
     if (c->streaming) mock.active_streams--, mock.aborted++;
-    if (c->heap_at) heap_remove(c);
-    ready_remove(c);
+    stream_forget(c);
     close(c->fd);
     free(c);
     mock.connections--;
 }
 
-/* False where the connection is gone. What does not fit into the socket waits in `out`. */
 static bool conn_flush(struct conn *c) {
     size_t done = 0;
     while (done < c->out_len) {
@@ -147,7 +43,7 @@ static bool conn_flush(struct conn *c) {
     return true;
 }
 
-static bool conn_write(struct conn *c, const char *bytes, size_t len) {
+bool conn_write(struct conn *c, const char *bytes, size_t len) {
     if (c->out_len + len > OUT_MAX) return false;
     memcpy(c->out + c->out_len, bytes, len);
     c->out_len += len;
@@ -162,56 +58,6 @@ static bool answer_json(struct conn *c, const char *json) {
     return conn_write(c, text, (size_t)len);
 }
 
-static void put_digits(char *end, unsigned digits, uint64_t value) {
-    while (digits--) {
-        *--end = (char)('0' + value % 10);
-        value /= 10;
-    }
-}
-
-#define CHUNK_OPEN "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1700000000," \
-                   "\"model\":\"qwen3-coder-plus\",\"choices\":[{\"index\":0,\"delta\":"
-#define MARK_BLANK "~00000000@0000000000000000~"
-
-static const char stream_head[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
-                                  "transfer-encoding: chunked\r\n\r\n";
-static const char event_first[] =
-    CHUNK_OPEN "{\"role\":\"assistant\",\"content\":\"" MARK_BLANK "\"},\"finish_reason\":null}]}";
-static const char event_later[] = CHUNK_OPEN "{\"content\":\"" MARK_BLANK "\"},\"finish_reason\":null}]}";
-static const char event_last[] = CHUNK_OPEN "{},\"finish_reason\":\"stop\"}]}";
-
-/* One event as one HTTP chunk, into `text`; the mark is filled in where the event has one. */
-static size_t chunk_format(char *text, const char *event, size_t event_len, unsigned seq) {
-    size_t len = (size_t)sprintf(text, "%zx\r\ndata: ", event_len + 8);
-    memcpy(text + len, event, event_len);
-    char *mark = memchr(text + len, '~', event_len);
-    if (mark) {
-        put_digits(mark + 1 + MARK_SEQ_DIGITS, MARK_SEQ_DIGITS, seq);
-        put_digits(mark + MARK_LEN - 1, MARK_TIME_DIGITS, now_ns() / 1000);
-    }
-    memcpy(text + len + event_len, "\n\n\r\n", 4);
-    return len + event_len + 4;
-}
-
-static bool stream_end(struct conn *c) {
-    char text[512];
-    size_t len = chunk_format(text, event_last, sizeof event_last - 1, 0);
-    len += chunk_format(text + len, "[DONE]", 6, 0);
-    memcpy(text + len, "0\r\n\r\n", 5);
-    c->streaming = false;
-    mock.active_streams--;
-    ready_remove(c);
-    return conn_write(c, text, len + 5);
-}
-
-static bool stream_event(struct conn *c) {
-    char text[512];
-    const char *event = c->seq ? event_later : event_first;
-    size_t len = chunk_format(text, event, (c->seq ? sizeof event_later : sizeof event_first) - 1, c->seq);
-    if (!conn_write(c, text, len)) return false;
-    return ++c->seq < c->profile.chunks || stream_end(c);
-}
-
 /* ---- answering ---- */
 
 static bool asks_for_stream(const struct conn *c) {
@@ -224,40 +70,28 @@ static bool asks_for_stream(const struct conn *c) {
     return false;
 }
 
-static bool stream_begin(struct conn *c) {
-    c->streaming = true;
-    c->profile = mock.profile;
-    c->seq = 0;
-    mock.active_streams++;
-    mock.streams++;
-    if (!conn_write(c, stream_head, sizeof stream_head - 1)) return false;
-    if (!c->profile.pace && !c->profile.first_ms) {
-        ready_add(c);
-        return true;
-    }
-    c->next_ns = now_ns() + c->profile.first_ms * 1000000ULL;
-    heap_add(c);
-    return true;
-}
-
 static bool answer_chat(struct conn *c) {
     char json[512];
     if (asks_for_stream(c)) return stream_begin(c);
+    char mark[] = MARK_BLANK;
+    mark_put(mark, 0, now_ns());
     snprintf(json, sizeof json,
              "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,"
              "\"model\":\"qwen3-coder-plus\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
-             "\"content\":\"The function returns the sum of both numbers.\"},\"finish_reason\":\"stop\"}],"
+             "\"content\":\"The function returns the sum of both numbers. %s\"},\"finish_reason\":\"stop\"}],"
              "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":9,\"total_tokens\":%llu}}",
-             (unsigned long long)c->body_bytes, (unsigned long long)c->body_bytes + 9);
+             mark, (unsigned long long)c->body_bytes, (unsigned long long)c->body_bytes + 9);
     return answer_json(c, json);
 }
 
 static bool answer_stats(struct conn *c) {
     char json[512];
     snprintf(json, sizeof json,
-             "{\"connections\":%llu,\"active_streams\":%llu,\"requests\":%llu,\"streams\":%llu,\"aborted\":%llu}",
+             "{\"connections\":%llu,\"active_streams\":%llu,\"requests\":%llu,\"streams\":%llu,\"aborted\":%llu,"
+             "\"events\":%llu}",
              (unsigned long long)mock.connections, (unsigned long long)mock.active_streams,
-             (unsigned long long)mock.requests, (unsigned long long)mock.streams, (unsigned long long)mock.aborted);
+             (unsigned long long)mock.requests, (unsigned long long)mock.streams, (unsigned long long)mock.aborted,
+             (unsigned long long)mock.events);
     return answer_json(c, json);
 }
 
@@ -266,11 +100,24 @@ static unsigned query_number(const char *target, const char *name, unsigned othe
     return at ? (unsigned)strtoul(at + strlen(name), NULL, 10) : otherwise;
 }
 
+static void profile_correct(void) {
+    struct profile *profile = &mock.profile;
+    if (!profile->chunks) profile->chunks = 1;
+    if (!profile->burst) profile->burst = 1;
+    if (profile->burst > BURST_MAX) profile->burst = BURST_MAX;
+}
+
 static bool answer_profile(struct conn *c, const char *target) {
     mock.profile.chunks = query_number(target, "chunks=", mock.profile.chunks);
     mock.profile.pace = query_number(target, "pace=", mock.profile.pace);
     mock.profile.first_ms = query_number(target, "first_ms=", mock.profile.first_ms);
-    if (!mock.profile.chunks) mock.profile.chunks = 1;
+    mock.profile.burst = query_number(target, "burst=", mock.profile.burst);
+    profile_correct();
+    return answer_json(c, "{\"ok\":true}");
+}
+
+static bool answer_finish(struct conn *c) {
+    streams_finish();
     return answer_json(c, "{\"ok\":true}");
 }
 
@@ -280,6 +127,7 @@ static bool answer(struct conn *c) {
     if (space) sscanf(space + 1, "%255[^ \r]", target);
     if (!strcmp(target, "/bench/stats")) return answer_stats(c);
     if (!strncmp(target, "/bench/profile", 14)) return answer_profile(c, target);
+    if (!strcmp(target, "/bench/finish")) return answer_finish(c);
     mock.requests++;
     if (!strncmp(c->head, "POST ", 5)) return answer_chat(c);
     return answer_json(c, "{\"object\":\"list\",\"data\":[{\"id\":\"qwen3-coder-plus\",\"object\":\"model\","
@@ -377,35 +225,7 @@ static void conn_event(struct conn *c, uint32_t events) {
     if (alive && (events & EPOLLOUT) && c->out_len) alive = conn_flush(c);
     if (alive && (events & (EPOLLIN | EPOLLRDHUP))) alive = conn_read(c, events & EPOLLRDHUP);
     if (!alive) conn_close(c);
-    else if (c->streaming && !c->heap_at && !c->out_len) ready_add(c);
-}
-
-static void write_flat_out(void) {
-    struct conn *last = mock.ready ? mock.ready->prev : NULL;
-    for (struct conn *c = mock.ready, *next; c; c = next) {
-        next = c == last ? NULL : c->next;
-        if (!stream_event(c)) conn_close(c);
-        else if (c->out_len) ready_remove(c);
-    }
-}
-
-static void write_paced(void) {
-    uint64_t now = now_ns();
-    while (mock.heap_len && mock.heap[1]->next_ns <= now) {
-        struct conn *c = mock.heap[1];
-        if (!c->profile.pace) {
-            heap_remove(c);
-            ready_add(c);
-            continue;
-        }
-        c->next_ns += NS_PER_S / c->profile.pace;
-        heap_down(1);
-        bool alive = c->out_len ? true : stream_event(c);
-        if (!alive) conn_close(c);
-        else if (!c->streaming) heap_remove(c);
-    }
-    uint64_t at = mock.heap_len ? mock.heap[1]->next_ns : 0;
-    if (at != mock.timer_at) arm_timer(mock.timer_fd, mock.timer_at = at);
+    else stream_resume(c);
 }
 
 static void serve(void) {
@@ -417,8 +237,7 @@ static void serve(void) {
             else if (events[i].data.ptr == &mock.timer_fd) drain_timer(mock.timer_fd);
             else conn_event(events[i].data.ptr, events[i].events);
         }
-        write_paced();
-        write_flat_out();
+        streams_write_due();
     }
 }
 
@@ -443,16 +262,18 @@ static void listen_on(unsigned port) {
 
 int main(int argc, char **argv) {
     unsigned port = 0;
-    mock.profile = (struct profile){.chunks = 50};
+    mock.profile.chunks = 50;
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) die("%s needs a value", argv[i]);
         unsigned value = (unsigned)strtoul(argv[i + 1], NULL, 10);
         if (!strcmp(argv[i], "--port")) port = value;
-        else if (!strcmp(argv[i], "--chunks")) mock.profile.chunks = value ? value : 1;
+        else if (!strcmp(argv[i], "--chunks")) mock.profile.chunks = value;
         else if (!strcmp(argv[i], "--pace")) mock.profile.pace = value;
         else if (!strcmp(argv[i], "--first-ms")) mock.profile.first_ms = value;
+        else if (!strcmp(argv[i], "--burst")) mock.profile.burst = value;
         else die("unknown option %s", argv[i]);
     }
+    profile_correct();
     raise_descriptor_limit();
     mock.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     mock.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

@@ -33,6 +33,7 @@
 #define MARK_SEQ_DIGITS 8
 #define MARK_TIME_DIGITS 16
 #define MARK_LEN (1 + MARK_SEQ_DIGITS + 1 + MARK_TIME_DIGITS + 1)
+#define MARK_BLANK "~00000000@0000000000000000~"
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
     va_list args;

@@ -17,5 +17,14 @@ RIVALS: dict[str, Rival] = {
         qwen_proxy.RIVAL,
     )
 }
+RELAYS = (aiohttp_relay.RIVAL.name, fastapi_relay.RIVAL.name)
 # Proxies that do a part of the same job: qproxy has to be ahead of them in every row.
 GATEWAYS = (portkey.RIVAL.name, litellm.RIVAL.name, qwen_proxy.RIVAL.name)
+# As people write them.
+LABELS = {
+    aiohttp_relay.RIVAL.name: "aiohttp relay",
+    fastapi_relay.RIVAL.name: "FastAPI + httpx",
+    haproxy.RIVAL.name: "HAProxy",
+    litellm.RIVAL.name: "LiteLLM",
+    portkey.RIVAL.name: "Portkey",
+}

@@ -70,10 +70,12 @@ class Packages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """One line of the table. `workers` is the number of cores it is meant to use."""
+    """One line of the table. `workers` is the number of cores it is meant to use; `unwatched` the same rival with its
+    logs and counters off, where the bench asks what they cost."""
 
     name: str
     about: str
     packages: Packages
     command: Callable[[Site], Command]
     workers: int = 1
+    unwatched: Rival | None = None

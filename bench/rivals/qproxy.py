@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.rivals.base import CLIENT_KEY, ROOT, UPSTREAM_KEY, Command, Rival, Site
@@ -18,6 +18,8 @@ url = "{url}"
 key = "env:BENCH_UPSTREAM_KEY"
 max_connections = 8000
 """
+# All that watches exchanges and can be left out: whatever comes to it in qproxy comes to it here.
+UNWATCHED = {"QPROXY_ACCESS_LOG": "off"}
 RUN_CLI = "from qproxy.cli import main; main()"
 
 
@@ -48,13 +50,14 @@ def serve_argv(site: Site, backend: str, workers: int = 1) -> tuple[str, ...]:
     return (*argv, "--workers", str(workers)) if workers > 1 else argv
 
 
-def serve_env(extra: Mapping[str, str]) -> dict[str, str]:
-    """Keys for both sides, and what a variant adds."""
+def serve_env(site: Site, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Keys for both sides, the access log into a file, and what a variant adds or changes."""
     return {
         "PYTHONPATH": str(ROOT),
         "QPROXY_API_KEY": CLIENT_KEY,
+        "QPROXY_ACCESS_LOG": str(site.folder / "access.log"),
         "BENCH_UPSTREAM_KEY": UPSTREAM_KEY,
-        **extra,
+        **(extra or {}),
     }
 
 
@@ -63,6 +66,12 @@ def qproxy(backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[s
 
     def command(site: Site) -> Command:
         argv = (sys.executable, "-c", RUN_CLI, *serve_argv(site, backend, workers))
-        return Command(argv, serve_env(extra or {}))
+        return Command(argv, serve_env(site, extra))
 
     return Rival(name, f"{backend}, {workers} worker(s)", ThisRepository(), command, workers)
+
+
+def judged_qproxy(backend: str, workers: int) -> Rival:
+    """With its form without watching beside it."""
+    unwatched = qproxy(backend, name=f"{NAME}@unwatched", workers=workers, extra=UNWATCHED)
+    return replace(qproxy(backend, workers=workers), unwatched=unwatched)

@@ -10,8 +10,9 @@ from bench.scenarios.t4_paced import Paced
 from bench.scenarios.t5_memory import MemoryUse
 from bench.scenarios.t6_held import HeldStreams
 from bench.scenarios.t7_churn import Churn
+from bench.scenarios.t8_watching import Watching
 
 _ALL: tuple[Scenario, ...] = (
-    SmallRequests(), AddedLatency(), FlatOut(), Paced(), MemoryUse(), HeldStreams(), Churn(),
+    SmallRequests(), AddedLatency(), FlatOut(), Paced(), MemoryUse(), HeldStreams(), Churn(), Watching(),
 )  # fmt: skip
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}

@@ -38,3 +38,8 @@ def tools_share(result: LoadResult, cores: int) -> float:
     """How much of the cores of mock and load client they used, 0 to 1."""
     used_s = result.cpu_s.get("mock", 0.0) + result.cpu_s.get("load", 0.0)
     return used_s / (result.seconds * cores) if result.seconds else 0.0
+
+
+def tools_lead(result: LoadResult) -> float:
+    """How many times more the slower of mock and load client could do on a core than the proxy, by their CPU times."""
+    return result.cpu_s["proxy"] / max(result.cpu_s["mock"], result.cpu_s["load"])

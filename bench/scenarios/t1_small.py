@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.bodies import KIB
 from bench.context import Bench, Faulty, Measurement, Target
-from bench.scenarios.base import proxy_cpu_us, sampled, tools_share
+from bench.scenarios.base import proxy_cpu_us, sampled, tools_lead, tools_share
 
 CONNECTIONS = (1, 64, 1000)
 
@@ -35,3 +35,4 @@ class SmallRequests:
         cpu_us = proxy_cpu_us(result, result.requests)
         if cpu_us is not None:
             into.figures[f"cpu_us@{connections}"] = cpu_us
+            into.figures[f"tools_lead@{connections}"] = tools_lead(result)

@@ -12,6 +12,7 @@ CONNECTIONS = 100
 CHUNKS = 50
 PACE = 200
 QUIET_S = 5.0
+TIMEOUT_S = 10.0  # for one request
 
 
 class Churn:
@@ -48,6 +49,9 @@ class Churn:
 
     def _small(self, bench: Bench, target: Target, into: Measurement) -> float:
         effort = bench.effort
-        options = {"seconds": effort.seconds / 2, "warmup": effort.warmup_s, "count": effort.latency_count}
+        options = {
+            "seconds": effort.seconds / 2, "warmup": effort.warmup_s, "count": effort.latency_count,
+            "timeout": TIMEOUT_S,
+        }  # fmt: skip
         result = bench.load(into, target, "latency", bench.body(KIB), options, paired=True)
         return sampled(result.latency_ms, result).p50 - sampled(result.direct_ms, result).p50

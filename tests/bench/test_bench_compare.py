@@ -73,7 +73,7 @@ def test_a_rival_that_was_not_measured_again_does_not_fail(tmp_path: Path) -> No
 def test_a_baseline_compares_with_a_run(tmp_path: Path) -> None:
     run = saved(tmp_path, "a.json", 20.0)
     baseline = tmp_path / "baseline.json"
-    RatioSet.of(Run.read(run)).write(baseline, "command")
+    RatioSet.of(Run.read(run)).write(baseline, "command", "machine")
     assert main(["compare", str(baseline), str(run)]) == 0
     assert main(["compare", str(baseline), str(saved(tmp_path, "b.json", 40.0))]) == 1
 

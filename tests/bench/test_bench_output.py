@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from bench.charts import write_charts
+from bench.charts import overview_chart, write_charts
 from bench.cli import main
 from bench.figures import FIGURES
 from bench.goals import judge
 from bench.results import Run, Sample, Subject
-from bench.svg import PALETTE, WIDTH, bar_chart, line_chart, log_scale, number
-from bench.tables import figures_table, goals_table, notes
+from bench.svg import INK, PALETTE, WIDTH, Panel, line_chart, log_scale, number, panel_chart
+from bench.tables import README_ROWS, figures_table, goals_table, notes
 from tests.bench.synthetic import every_figure, run_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -75,7 +75,7 @@ def test_charts_are_written_and_show_prints_the_tables_again(
     sample_run().write(tmp_path / "run.json")
     assert main(["show", str(tmp_path / "run.json"), "--svg", str(tmp_path / "charts")]) == 0
     assert "T7 CPU per exchange" in capsys.readouterr().out
-    for name in ("cpu.svg", "added-latency.svg"):
+    for name in ("overview.svg", "added-latency.svg"):
         root = ET.parse(tmp_path / "charts" / name).getroot()
         assert root.tag == f"{SVG}svg"
         assert "nginx" in "".join(root.itertext())
@@ -85,17 +85,39 @@ def test_a_run_without_the_figures_of_a_chart_writes_none(tmp_path: Path) -> Non
     assert write_charts(run_of({"qproxy": {"T6": {"added_ms@0": 1.0}}}), tmp_path) == []
 
 
-@given(rows=st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, min_size=1, max_size=3), min_size=1, max_size=6))
-def test_every_bar_chart_is_well_formed_and_inside_its_frame(rows: dict[str, dict[str, float]]) -> None:
-    root = ET.fromstring(bar_chart("a <b>", "c & d", rows))
-    height = float(root.attrib["height"])
+def test_the_table_for_the_readme_has_qproxy_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample_run().write(tmp_path / "run.json")
+    assert main(["show", str(tmp_path / "run.json"), "--markdown"]) == 0
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert (head, rule) == ("| | qproxy | nginx |", "|---|--:|--:|")
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(README_ROWS.values())
+    assert rows[0].endswith("| 3 | 2 |")
+
+
+@given(
+    panels=st.lists(
+        st.dictionaries(NAMES, st.none() | VALUES, max_size=6).map(lambda values: Panel("a <b>", "c & d", values)),
+        max_size=5,
+    )
+)
+def test_every_chart_of_panels_is_well_formed_and_inside_its_frame(panels: list[Panel]) -> None:
+    colours = {label: PALETTE[0] for panel in panels for label in panel.values}
+    root = ET.fromstring(panel_chart("a <b>", "c & d", panels, colours, {"ours": PALETTE[0]}))
     bars = list(root.iter(f"{SVG}rect"))
-    assert len(bars) >= sum(len(bars) for bars in rows.values())
-    for rect in bars:
-        assert float(rect.attrib["x"]) >= 0
-        assert 0 <= float(rect.attrib["y"]) <= height
+    shown = [value for panel in panels for value in panel.values.values() if value is not None]
+    assert len(bars) == 1 + len(shown)  # and the legend's
+    for bar in bars:
+        x, y, width, height = (float(bar.attrib[name]) for name in ("x", "y", "width", "height"))
+        assert 0 <= x < x + width <= WIDTH
+        assert 0 <= y < y + height <= float(root.attrib["height"])
+
+
+def test_the_better_a_figure_the_higher_its_bar_stands() -> None:
+    root = ET.fromstring(overview_chart(sample_run()))
     texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert set(rows) <= set(texts)
+    requests, first_token = texts.index("Small requests per second"), texts.index("First token later by, ms")
+    assert texts.index("qproxy", requests) < texts.index("nginx", requests)
+    assert texts.index("nginx", first_token) < texts.index("qproxy", first_token)
 
 
 @given(
@@ -141,6 +163,6 @@ def contrast(colour: str, background: str) -> float:
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#0d1117"])
-@pytest.mark.parametrize("colour", PALETTE)
+@pytest.mark.parametrize("colour", [INK, *PALETTE])
 def test_every_colour_stands_out_on_a_light_and_on_a_dark_page(colour: str, background: str) -> None:
     assert contrast(colour, background) >= 3.0

@@ -125,6 +125,7 @@ def test_forms_of_qproxy_have_names_of_their_own() -> None:
     assert [subject.name for subject in subjects] == [
         "qproxy", "qproxy@asyncio*2", "qproxy@trio", "qproxy@trio*2", "qproxy@quiet",
     ]  # fmt: skip
+    assert [subject.unwatched.name for subject in subjects if subject.unwatched] == ["qproxy@unwatched"]
     assert subjects[3].workers == 2
 
 

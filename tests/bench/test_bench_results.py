@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from bench.ratios import RatioSet, ratios_of
 from bench.results import Run, Sample, Subject, Summary
-from tests.bench.synthetic import run_of
+from tests.bench.synthetic import every_figure, run_of
 
 T1 = "T1"
 KEY = "cpu_us@64"
@@ -57,9 +58,34 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_baseline_has_ratios_and_no_absolute_figure(tmp_path: Path) -> None:
     run = run_of({"qproxy": {T1: {KEY: 31234.0}}, "nginx": {T1: {KEY: 15617.0}}})
     path = tmp_path / "baseline.json"
-    RatioSet.of(run).write(path, "python -m bench run --ratios baseline.json")
-    assert "31234" not in path.read_text()
+    RatioSet.of(run).write(path, "python -m bench run --ratios baseline.json", "abacus, 2 cores")
+    text = path.read_text()
+    assert "31234" not in text
+    assert '\n    "T1 cpu_us@64: qproxy / nginx": [2, 2, 2]\n' in text
+    assert json.loads(text)["command"] == "python -m bench run --ratios baseline.json"
     assert RatioSet.read(path) == RatioSet.of(run)
+
+
+def test_a_baseline_keeps_what_each_ratio_tolerates_and_which_way_is_better(tmp_path: Path) -> None:
+    run = run_of({name: every_figure(2.0) for name in ("qproxy", "qproxy@trio", "nginx")})
+    RatioSet.of(run).write(tmp_path / "baseline.json", "command", "machine")
+    assert RatioSet.read(tmp_path / "baseline.json").ratios == ratios_of(run)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"schema": 1, "ratios": {}, "command": "renew me"}, "renew me"),
+        ({"schema": 2, "ratios": {"T1 colour: qproxy / nginx": [1, 1, 1]}, "command": "renew me"}, "T1 colour"),
+    ],
+)
+def test_a_baseline_that_cannot_be_judged_says_how_to_renew_it(
+    tmp_path: Path, fields: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=said):
+        RatioSet.read(path)
 
 
 def test_ratios_know_which_way_is_better() -> None:

@@ -12,7 +12,7 @@ from bench.context import Effort
 from bench.results import Run
 from bench.rivals.base import Command, Rival, Site
 from bench.runner import Plan, execute
-from bench.scenarios import SCENARIOS, t1_small, t4_paced, t5_memory
+from bench.scenarios import SCENARIOS, t1_small, t2_latency, t4_paced, t5_memory, t8_watching
 from tests.bench.bench_field import TINY
 
 
@@ -32,11 +32,11 @@ class Nothing:
         return "stand-in 1"
 
 
-def stand_in(name: str, *argv: str, reason: str = "", ready_s: float = 20.0) -> Rival:
+def stand_in(name: str, *argv: str, reason: str = "", ready_s: float = 20.0, unwatched: Rival | None = None) -> Rival:
     def command(site: Site) -> Command:
         return Command(tuple(part.format(port=site.port) for part in argv), ready_s=ready_s)
 
-    return Rival(name, "for a test", Nothing(reason), command)
+    return Rival(name, "for a test", Nothing(reason), command, unwatched=unwatched)
 
 
 def run_of(tools: Path, rivals: tuple[Rival, ...], *scenarios: str, effort: Effort = TINY) -> Run:
@@ -46,10 +46,15 @@ def run_of(tools: Path, rivals: tuple[Rival, ...], *scenarios: str, effort: Effo
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(t1_small, "CONNECTIONS", (1, 8))
+    monkeypatch.setattr(t2_latency, "UPLOAD_SIZES", {"1KB": 1024, "200KB": 200 * 1024})
     monkeypatch.setattr(t4_paced, "STREAMS", 5)
-    monkeypatch.setattr(t5_memory, "SETTLE_S", 0.05)
-    monkeypatch.setattr(t5_memory, "HOLD_S", 0.05)
     monkeypatch.setattr(t4_paced, "RAMP_S", 0.05)
+    for name in ("SETTLE_S", "HOLD_S", "STALLED_S"):
+        monkeypatch.setattr(t5_memory, name, 0.05)
+    monkeypatch.setattr(t8_watching, "STREAMS", 5)
+    monkeypatch.setattr(t8_watching, "CHUNKS", 3)
+    for name in ("WINDOW_S", "RAMP_S"):
+        monkeypatch.setattr(t8_watching, name, 0.05)
 
 
 @pytest.mark.usefixtures("small")
@@ -60,8 +65,11 @@ def test_every_scenario_measures_a_proxy(tools: Path) -> None:
     assert samples["T1"].figures["requests_per_s@8"] > 0
     assert samples["T1"].figures["cpu_us@8"] > 0
     assert {"added_ms@1KB", "added_ms@4MB", "cpu_us@600KB-model-first"} <= set(samples["T2"].figures)
+    assert samples["T2"].figures["last_byte_ms@worst"] >= samples["T2"].figures["last_byte_ms@200KB"] > 0
     assert samples["T4"].figures["complete_share"] == 1.0
     assert 0 < samples["T5"].figures["idle_mb"] < 10
+    assert "per_stuck_reader_kib" in samples["T5"].figures
+    assert samples["T8"].figures == {}  # it has no form without watching
     assert not samples["T1"].faults + samples["T2"].faults + samples["T4"].faults
     assert [subject.version for subject in run.subjects] == ["", "stand-in 1"]
 
@@ -72,7 +80,26 @@ def test_flat_out_streams_and_churn_measure_a_proxy(tools: Path, monkeypatch: py
     flat, churn = (sample for sample in run.samples if sample.subject == "qproxy")
     assert flat.figures["complete_share"] == 1.0
     assert flat.figures["cpu_us_per_chunk"] > 0
+    assert flat.figures["tools_lead@burst"] > 0
     assert churn.figures["exchanges_per_s"] > 0
+
+
+@pytest.mark.usefixtures("small")
+def test_watching_is_measured_beside_a_form_without_it(tools: Path) -> None:
+    argv = (str(tools / "mock"), "--port", "{port}", "--chunks", "3", "--pace", "50")
+    rival = stand_in("qproxy", *argv, unwatched=stand_in("qproxy@unwatched", *argv))
+    (sample,) = run_of(tools, (rival,), "T8").samples
+    assert sample.faults == []
+    assert sample.figures["watched@T1"] > 0
+    assert sample.figures["watched@T4"] > 0
+
+
+def test_a_form_without_watching_that_does_not_start_is_a_fault(tools: Path) -> None:
+    argv = (str(tools / "mock"), "--port", "{port}")
+    rival = stand_in("qproxy", *argv, unwatched=stand_in("qproxy@unwatched", "/nowhere/at-all"))
+    (sample,) = run_of(tools, (rival,), "T8").samples
+    assert sample.figures == {}
+    assert "qproxy@unwatched" in sample.faults[0]
 
 
 def test_subjects_take_turns(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:

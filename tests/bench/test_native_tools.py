@@ -173,6 +173,77 @@ def test_hold_keeps_every_stream_open_beside_small_requests(field: Field) -> Non
     assert (result.open_streams, result.requests, result.disordered, result.errors) == (30, 10, 0, 0)
 
 
+def test_hold_ends_with_every_event_that_was_sent(field: Field) -> None:
+    field.mock.profile(chunks=10_000, pace=20)
+    run = field.start(
+        "hold", stream=True, connections=30, chunks=10_000, count=20, seconds=20, timeout=20, drain=20
+    )  # fmt: skip
+    run.wait_for("measured")
+    field.mock.finish()
+    result = run.result()
+    assert (result.open_streams, result.complete, result.disordered, result.errors) == (30, 30, 0, 0)
+    assert result.events == field.mock.stats().events > 30
+
+
+def test_hold_does_not_wait_for_streams_that_do_not_end(field: Field) -> None:
+    field.mock.profile(chunks=10_000, pace=20)
+    result = field.load(
+        "hold", stream=True, connections=3, chunks=10_000, count=2, seconds=20, timeout=20, drain=0.1
+    )  # fmt: skip
+    assert (result.open_streams, result.complete, result.errors) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("burst", [1, 7, 32])
+def test_events_may_come_many_at_once(field: Field, burst: int) -> None:
+    field.mock.profile(chunks=100, burst=burst)
+    result = field.load("streams", stream=True, connections=3, chunks=100, timeout=20)
+    assert (result.complete, result.events, result.disordered, result.errors) == (3, 300, 0, 0)
+
+
+def test_a_paced_body_takes_its_time_and_the_mock_says_when_its_last_byte_came(field: Field) -> None:
+    size_bytes, rate = 400_000, 4_000_000
+    result = field.load("latency", stream=False, size_bytes=size_bytes, count=2, seconds=20, rate=rate)
+    assert result.latency_ms is not None
+    assert result.last_byte_ms is not None
+    assert result.direct_last_byte_ms is not None
+    assert (result.requests, result.errors, result.last_byte_ms.count) == (2, 0, 2)
+    assert result.latency_ms.p50 > (size_bytes / rate - 0.01) * 1e3  # all but the last piece
+    assert 0 <= result.last_byte_ms.p50 < result.latency_ms.p50
+
+
+def test_latency_waits_for_one_answer_from_someone_slow(field: Field) -> None:
+    result = field.load("latency", stream=False, size_bytes=200_000, rate=2_000_000, seconds=0.01, timeout=20)
+    assert (result.requests, result.errors) == (1, 0)
+
+
+def test_the_last_byte_is_that_of_the_upstream_and_not_of_a_proxy_that_stores(field: Field) -> None:
+    """The answer names a time 70 ms after the client's last byte, as of an upstream behind a slow proxy."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        sock, _ = listening.accept()
+        with sock:
+            while True:
+                taken = b""
+                while b'"temperature":0.2}' not in taken:
+                    part = sock.recv(65536)
+                    if not part:
+                        return
+                    taken += part
+                body = b'{"content":"~00000000@%016d~"}' % (time.monotonic_ns() // 1000 + 70_000)
+                sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    result = field.load(
+        "latency", stream=False, port=listening.getsockname()[1], count=2, seconds=20, rate=10_000_000
+    )  # fmt: skip
+    thread.join()
+    listening.close()
+    assert result.last_byte_ms is not None
+    assert result.last_byte_ms.p50 >= 70
+
+
 def test_churn_leaves_in_every_way_and_leaves_nothing_behind(field: Field) -> None:
     field.mock.profile(chunks=10)
     result = field.load("churn", stream=True, connections=10, chunks=10, seconds=0.3)
