@@ -172,6 +172,13 @@ DAY_STARTS_AT = Option(
     "When the counts of a day begin anew.",
     flag="day-starts-at",
 )
+STALL_MS = Option(
+    "stall_ms",
+    values.whole_number(0, 60_000),
+    50,
+    "Log where the event loop stood still for longer than so many milliseconds; 0: do not watch it.",
+    flag="stall-ms",
+)
 
 BASIC: tuple[AnyOption, ...] = (
     CONFIG,
@@ -193,6 +200,7 @@ BASIC: tuple[AnyOption, ...] = (
     POOL_PLAN_KEYS,
     STATE_DIR,
     DAY_STARTS_AT,
+    STALL_MS,
     *LOGIN,
 )
 
@@ -205,23 +213,36 @@ def _timeout(name: str, help_text: str) -> Option[float]:
     return Option(name, values.seconds(DAY_S), getattr(Timeouts(), name), help_text, section="timeouts")
 
 
+def _timeout_or_zero(name: str, help_text: str) -> Option[float]:
+    return Option(name, values.seconds_or_zero(DAY_S), getattr(Timeouts(), name), help_text, section="timeouts")
+
+
 _GIB = 1024**3
 
 LIMITS: tuple[Option[int], ...] = (
     _limit("head_bytes", _GIB, "Largest request head, in bytes."),
     _limit("head_lines", 100_000, "Most header lines of a request."),
     _limit("target_bytes", _GIB, "Longest request target, in bytes."),
-    _limit("body_bytes", 1024 * _GIB, "Largest request body, in bytes."),
+    _limit("body_bytes", 1024 * _GIB, "Largest JSON body of a request, in bytes."),
+    _limit("upload_bytes", 1024 * _GIB, "Largest body of another kind: files, audio, images."),
     _limit("inspect_bytes", _GIB, "Bodies up to this size are checked whole before anything is sent.", minimum=0),
     _limit("upstream_head_bytes", _GIB, "Largest head of an upstream's answer, in bytes."),
     _limit("upstream_head_lines", 100_000, "Most header lines of an upstream's answer."),
     _limit("max_connections", 10_000_000, "Most client connections; 0: from the descriptor limit.", minimum=0),
+    _limit("max_per_address", 10_000_000, "Most connections from one client address; 0: no limit.", minimum=0),
+    _limit("max_exchanges", 1_000_000, "Most forwarded requests under way at once; 0: no limit.", minimum=0),
+    _limit("max_per_key", 1_000_000, "Most of them with one client key; 0: no limit.", minimum=0),
+    _limit("queue_size", 1_000_000, "Most requests that wait until there is a place for them.", minimum=0),
+    _limit("long_bytes", 1024 * _GIB, "Bodies from this size on have at most half of the places."),
+    _limit("requests_per_minute", 1_000_000_000, "Most requests a minute with one client key; 0: no limit.", minimum=0),
+    _limit("tokens_per_minute", 1_000_000_000_000, "Most tokens a minute for one client key; 0: no limit.", minimum=0),
 )
 TIMEOUTS: tuple[Option[float], ...] = (
     _timeout("head_s", "For a complete request head."),
     _timeout("keepalive_idle_s", "For the next request on an idle client connection."),
     _timeout("body_s", "For the next bytes of a request body."),
     _timeout("write_stall_s", "For a client that stopped reading."),
+    _timeout("queue_wait_s", "For a place among the requests that may be under way at once."),
     _timeout("pool_wait_s", "For a free connection to the upstream."),
     _timeout("connect_s", "For the TCP connection to the upstream."),
     _timeout("tls_s", "For the TLS handshake with the upstream."),
@@ -231,5 +252,7 @@ TIMEOUTS: tuple[Option[float], ...] = (
     _timeout("first_byte_per_100k_tokens_s", "More for the first byte, for every 100,000 estimated prompt tokens."),
     _timeout("first_byte_max_s", "Most for the first byte of a streamed answer, however long the prompt."),
     _timeout("stream_idle_s", "For the next bytes of an answer that has begun."),
+    _timeout_or_zero("drain_delay_s", "New requests are still served for so long after the signal to stop; may be 0."),
+    _timeout_or_zero("drain_s", "For requests under way when the server stops; may be 0."),
 )
 OPTIONS = (*BASIC, *LIMITS, *TIMEOUTS)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qproxy.config import options
+from qproxy.config.fallback import places, read_fallbacks
 from qproxy.config.keys import follow
 from qproxy.config.login import LoginSettings, path_of, read_login
 from qproxy.config.sources import Sources, read_sources, refusal, show
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qproxy.config.upstream_table import UpstreamSettings
+    from qproxy.core.fallback import FallbackRule
 
 DAY_S = 86_400
 STREAM_NOTICE = "STREAM has no effect: each request's own `stream` decides whether its answer is streamed."
@@ -32,8 +34,10 @@ class Settings:
     """Everything that is set. `qproxy serve --help` and the reference say what each means.
 
     `host` may be `unix:/path.sock`. `default_upstream` is None where nothing is configured. `models` are the rules of
-    `[models]` in their order. `access_log` is "off", "stderr" or an absolute path. `rotation` is one of
+    `[models]` in their order, `fallbacks` those of `[[fallback]]`. `access_log` is "off", "stderr" or an absolute path.
+    `rotation` is one of
     `rotation.POLICIES`. Without a `state_dir` counts live in memory. `day_starts_at` is `HH:MM` or `HH:MM+HH:MM`.
+    `stall_ms` is 0 where the event loop is not watched.
     `notices` are lines for people at start-up.
     """
 
@@ -48,6 +52,7 @@ class Settings:
     backend: str
     default_model: str
     models: tuple[tuple[str, str], ...]
+    fallbacks: tuple[FallbackRule, ...]
     include_usage: bool
     access_log: str
     admin_key: Secret | None
@@ -56,6 +61,7 @@ class Settings:
     pool_plan_keys: bool
     state_dir: Path | None
     day_starts_at: str
+    stall_ms: int
     login: LoginSettings
     limits: Limits
     timeouts: Timeouts
@@ -95,7 +101,7 @@ def load(
     sources = read_sources(flags, environ, cwd, config_dir)
     models = _models(sources)
     login = read_login(sources)
-    upstreams, default_upstream = read_upstreams(sources, login, (target for _, target in models))
+    upstreams, default_upstream = read_upstreams(sources, login, [*(target for _, target in models), *places(sources)])
     settings = Settings(
         host=sources.get(options.HOST),
         port=sources.get(options.PORT),
@@ -108,6 +114,7 @@ def load(
         backend=sources.get(options.BACKEND),
         default_model=sources.get(options.DEFAULT_MODEL),
         models=models,
+        fallbacks=read_fallbacks(sources, upstreams, default_upstream),
         include_usage=sources.get(options.INCLUDE_USAGE),
         access_log=_access_log(sources),
         admin_key=_admin_key(sources),
@@ -116,6 +123,7 @@ def load(
         pool_plan_keys=sources.get(options.POOL_PLAN_KEYS),
         state_dir=path_of(sources, options.STATE_DIR) or data_dir,
         day_starts_at=sources.get(options.DAY_STARTS_AT),
+        stall_ms=sources.get(options.STALL_MS),
         login=login,
         limits=Limits(**{option.name: sources.get(option) for option in options.LIMITS}),
         timeouts=Timeouts(**{option.name: sources.get(option) for option in options.TIMEOUTS}),

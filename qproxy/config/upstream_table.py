@@ -72,6 +72,7 @@ class Draft:
     keys: tuple[Secret, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     max_connections: int = 8192
+    max_exchanges: int = 0
 
     def settings(self) -> UpstreamSettings:
         """The finished upstream. Raises ConfigError where its key is missing, or is one too many."""
@@ -79,7 +80,12 @@ class Draft:
             raise ConfigError(f"{self.label} must come with a key: set {self.row.key_variable} or upstream_key")
         if self.row.kind == "qwen_oauth" and (self.keys or self.row.base_url):
             raise ConfigError(f"{self.label} must have neither key nor url: the login brings both")
-        upstream = replace(self.row.upstream(), headers=self.headers, max_connections=self.max_connections)
+        upstream = replace(
+            self.row.upstream(),
+            headers=self.headers,
+            max_connections=self.max_connections,
+            max_exchanges=self.max_exchanges,
+        )
         return UpstreamSettings(upstream, self.keys)
 
     def refuse_pooled_plan(self) -> None:
@@ -109,9 +115,10 @@ KEYS: Option[tuple[Secret, ...]] = Option("keys", values.secrets(), (), "Further
 FORWARD_USER_AGENT = Option("forward_user_agent", values.switch(), False, "Send the client's User-Agent on.")
 KEEPALIVE_S = Option("keepalive_s", values.seconds(DAY_S), GENERIC.keepalive_s, "How long a connection may lie idle.")
 MAX_CONNECTIONS = Option("max_connections", values.whole_number(1, 1_000_000), 8192, "Most connections.")
+MAX_EXCHANGES = Option("max_exchanges", values.whole_number(0, 1_000_000), 0, "Most requests under way at once.")
 DEFAULT_MODEL = Option("default_model", values.text("a model's name", values.model_name), "", "Default model.")
 HEADERS = "headers"
-TABLE_OPTIONS = (URL, PRESET, KEY, KEYS, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, DEFAULT_MODEL)
+TABLE_OPTIONS = (URL, PRESET, KEY, KEYS, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, MAX_EXCHANGES, DEFAULT_MODEL)
 
 
 def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draft:
@@ -149,6 +156,7 @@ def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draf
         or preset_key(sources, preset),
         _headers(table.get(HEADERS, {}), f"headers in {label}"),
         get(MAX_CONNECTIONS, MAX_CONNECTIONS.default),
+        get(MAX_EXCHANGES, MAX_EXCHANGES.default),
     )
 
 

@@ -88,6 +88,17 @@ def seconds(maximum: float) -> ValueType[float]:
     return ValueType(f"a number of seconds above 0, at most {maximum:g}", parse, _number_from_text)
 
 
+def seconds_or_zero(maximum: float) -> ValueType[float]:
+    """For clocks that have a meaning at 0."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= maximum:
+            return float(value)
+        raise ValueError
+
+    return ValueType(f"a number of seconds from 0 to {maximum:g}", parse, _number_from_text)
+
+
 def switch() -> ValueType[bool]:
     def parse(value: object) -> bool:
         if isinstance(value, bool):

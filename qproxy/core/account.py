@@ -123,6 +123,10 @@ class Lease:
     def account_id(self) -> str:
         return self._account.id
 
+    @property
+    def kind(self) -> AccountKind:
+        return self._account.health.kind
+
     def give_back(self) -> None:
         """Raises RuntimeError the second time: the account would seem idle while another request uses it."""
         if self._is_back:

@@ -131,6 +131,16 @@ class ChunkingWalker(CloseWalker):
         return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
+class ChunkingLengthWalker(LengthWalker):
+    """A body of `length` bytes, passed on as chunks."""
+
+    __slots__ = ()
+
+    def walk(self, data: bytes) -> bytes:
+        out = super().walk(data)
+        return b"%x\r\n%b\r\n" % (len(out), out) if out else b""
+
+
 class _ChunkedBody:
     """The states of a chunked body. Children say what leaves: chunks or bare payload."""
 
@@ -318,6 +328,13 @@ def relay_walker(content_length: int | None, *, chunked: bool) -> Walker:
     if chunked:
         return ChunkRelay()
     return ChunkingWalker() if content_length is None else LengthWalker(content_length)
+
+
+def chunking_walker(content_length: int | None, *, chunked: bool) -> Walker:
+    """For a response that goes down in chunks, however it came."""
+    if content_length is None:
+        return relay_walker(None, chunked=chunked)
+    return ChunkingLengthWalker(content_length)
 
 
 def bare_walker(content_length: int | None, *, chunked: bool) -> Walker:

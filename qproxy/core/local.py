@@ -173,6 +173,54 @@ def foreign_error_answer(status: int, request_id: bytes) -> LocalAnswer:
     return LocalAnswer(status, (CONTENT_TYPE_JSON, (b"x-request-id", request_id)), orjson.dumps({"error": shape}))
 
 
+def hidden_error_answer(status: int, payload: bytes, code: str, request_id: bytes) -> LocalAnswer:
+    """In place of a 200 that is an error: what it says, as the error that it is. `payload` is the event or the body."""
+    headers = (CONTENT_TYPE_JSON, (b"x-request-id", request_id))
+    return LocalAnswer(status, headers, orjson.dumps({"error": _said_error(payload, code)}))
+
+
+def error_in_stream(status: int, payload: bytes, request_id: bytes) -> LocalAnswer:
+    """An upstream's error as one line of JSON, for the event that takes its place in a stream that has begun."""
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return foreign_error_answer(status, request_id)
+    error = document if isinstance(document, dict) and "error" in document else {"error": _said_error(payload, "")}
+    return LocalAnswer(status, (CONTENT_TYPE_JSON,), orjson.dumps(error))
+
+
+def _said_error(payload: bytes, code: str) -> dict[str, object]:
+    """OpenAI's error object; where the upstream sent one it is that, else one with its words."""
+    document = _first_document(payload)
+    error = document.get("error")
+    if isinstance(error, dict):
+        return error
+    words = document.get("message") or error or _finished_text(document)
+    message = words if isinstance(words, str) and words else "The upstream answered with an error inside a 200."
+    return {"message": message, "type": "upstream_error", "param": None, "code": code or "upstream_error"}
+
+
+def _first_document(payload: bytes) -> dict[str, object]:
+    """A body's, or that of the first event which has one."""
+    for line in [payload, *payload.splitlines()]:
+        text = line.removeprefix(b"data:").strip()
+        if text.startswith(b"{"):
+            try:
+                document = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                continue
+            return document if isinstance(document, dict) else {}
+    return {}
+
+
+def _finished_text(document: dict[str, object]) -> object:
+    """Of a chunk that ends with `error_finish`, the words of the error stand in the place of the model's."""
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    delta = choice.get("delta") or choice.get("message") if isinstance(choice, dict) else None
+    return delta.get("content") if isinstance(delta, dict) else None
+
+
 def sse_error_event(error: QProxyError) -> bytes:
     """The last event of a stream that broke at an event boundary; no `[DONE]` may follow it."""
     return b"data: " + _envelope(error) + b"\n\n"

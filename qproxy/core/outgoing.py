@@ -66,6 +66,15 @@ def response_head(head: ResponseHead, *, framing: bytes, own: bytes) -> bytes:
     return b"%b%b%b%b\r\n" % (STATUS_LINES[head.status], field_lines(head.passed), framing, own)
 
 
+def stream_head(own: bytes) -> bytes:
+    """The head of a stream that begins before the upstream's has come; `own` are finished lines."""
+    return b"%bContent-Type: text/event-stream\r\n%b%b%b\r\n" % (STATUS_LINES[200], CHUNKED, own, STREAM_FIELDS)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def local_response(answer: LocalAnswer, *, method: bytes, own: bytes) -> bytes:
     """A whole response of our own; `own` are finished lines."""
     length = b"" if answer.status == 204 else content_length(len(answer.body))

@@ -13,10 +13,31 @@ TAIL_BYTES = 8 * 1024
 
 _FRAMING = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}+\r\n")
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+_EVENT_END = re.compile(rb"\n\n|\r\n\r\n|\r\r")
+COMMENT = b"e\r\n: keep-alive\n\n\r\n"
+"""A comment that every reader of events skips, as a chunk."""
+
 # At the start of a line, since a model may write about it: looked at behind, a search for the fixed part is faster.
 _DATA = rb"data:(?<![^\r\n]data:)[ \t]*"
 ERROR_EVENT = re.compile(_DATA + rb'\{\s*"error"\s*:')  # faults.md U27: passed as it is, and enough
 DONE_EVENT = re.compile(_DATA + rb"\[DONE\]")
+
+
+def first_event(payload: bytes) -> bytes | None:
+    """The first event of a stream that has data, without its end; None where it has not come whole. Comments and a bare
+    retry field are no events."""
+    at = 0
+    while (end := _EVENT_END.search(payload, at)) is not None:
+        block = payload[at : end.start()]
+        if b"data" in block or b"{" in block:  # some gateways send an error as a bare line of JSON
+            return block
+        at = end.end()
+    return None
+
+
+def has_event(payload: bytes) -> bool:
+    """Whether a whole event is in it."""
+    return first_event(payload) is not None
 
 
 class TailWatch:
@@ -38,6 +59,9 @@ class TailWatch:
             tail = b"".join(self._pieces)[-TAIL_BYTES:]
             self._pieces = [tail]
             self._size = len(tail)
+
+    def has_seen(self) -> bool:
+        return bool(self._size)
 
     def tail(self) -> bytes:
         """The last bytes as they were sent."""

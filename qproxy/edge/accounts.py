@@ -38,12 +38,14 @@ class Accounts:
         self._wall_clock = wall_clock
         self._groups: dict[str, dict[str, _Account]] = {}
         self._under_way: dict[tuple[str, str], set[Cuttable]] = {}
+        self._cut: set[tuple[str, str]] = set()
 
     # --- who there is
 
     def add(self, upstream: str, account_id: str, kind: AccountKind, source: CredentialSource) -> None:
         self._groups.setdefault(upstream, {})[account_id] = _Account(kind, source)
         self._book.add(upstream, account_id, kind)
+        self._cut.discard((upstream, account_id))
 
     def remove(self, upstream: str, account_id: str) -> None:
         """No new requests go there; those under way go on."""
@@ -97,9 +99,6 @@ class Accounts:
         """As `AccountBook.lease`."""
         return self._book.lease(upstream, wish, self._wall_clock())
 
-    def kind(self, lease: Lease) -> AccountKind:
-        return self._of(lease).kind
-
     def at_hand(self, lease: Lease) -> Credential | None:
         """The account's credential, where that needs no waiting."""
         try:
@@ -132,22 +131,27 @@ class Accounts:
 
     def close(self, lease: Lease) -> None:
         """A fresh token, or a key, was refused all the same."""
-        message = TOKEN_REFUSED if self.kind(lease) is AccountKind.OAUTH else KEY_REFUSED
+        message = TOKEN_REFUSED if lease.kind is AccountKind.OAUTH else KEY_REFUSED
         self._book.close_account(lease.upstream, lease.account_id, message, self._wall_clock())
 
     def answers_of(self, lease: Lease) -> set[Cuttable]:
-        """Where an answer of the account is to be while it is passed on, so that `cut` reaches it."""
-        return self._under_way.setdefault((lease.upstream, lease.account_id), set())
+        """Where an answer of the account is to be while it is passed on, so that `cut` reaches it. Raises AccountError
+        where that came too early."""
+        key = lease.upstream, lease.account_id
+        if key in self._cut:
+            raise removed()
+        return self._under_way.setdefault(key, set())
 
     def cut(self, upstream: str, account_id: str) -> None:
-        """Break off every answer that the account gives."""
+        """Break off every answer that the account gives, until it is added again."""
+        self._cut.add((upstream, account_id))
         for answer in tuple(self._under_way.get((upstream, account_id), ())):
             answer.cut()
 
     def _of(self, lease: Lease) -> _Account:
         account = self._groups.get(lease.upstream, {}).get(lease.account_id)
         if account is None:
-            raise AccountError("credentials_unavailable", "The account was removed just now.", retry_after_s=1)
+            raise removed()
         return account
 
     def _note_trouble(self, lease: Lease, source: CredentialSource, error: AccountError) -> None:
@@ -155,3 +159,8 @@ class Accounts:
             return
         fall = self._book.login_needed if source.needs_login() else self._book.close_account
         fall(lease.upstream, lease.account_id, error.message, self._wall_clock())
+
+
+def removed() -> AccountError:
+    """Somebody logged it out while it was used."""
+    return AccountError("credentials_unavailable", "The account was removed just now.", retry_after_s=1)

@@ -8,33 +8,53 @@ pass on, or an error to answer with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from qproxy.core.account import Lease, Wish
-from qproxy.core.classify import GOOD, Outcome, classify
+import anyio
+
+from qproxy.core.account import AccountKind, Lease, Wish
+from qproxy.core.classify import GOOD, Outcome, classify, hidden_error
 from qproxy.core.exchange import Attempt, Exchange
-from qproxy.core.retry import Step, next_step
+from qproxy.core.retry import Renewed, Step, next_step
+from qproxy.core.sse import first_event, has_event
+from qproxy.core.token_state import token_refused
 from qproxy.core.upstream import Credential
-from qproxy.edge.accounts import Accounts, Cuttable
-from qproxy.edge.http11 import LiveBody, UpstreamResponse
+from qproxy.edge.accounts import TROUBLE, Accounts, Cuttable
+from qproxy.edge.http11 import LiveBody, UpstreamResponse, never
 from qproxy.edge.upstreams import Outgoing, Upstreams
 from qproxy.errors import AccountError
 
 MAX_ATTEMPTS = 3  # decisions.md, Codes and clocks
+PEEK_BYTES = 16 * 1024  # of a 200: decisions.md, Answers
 ERROR_BYTES = 16 * 1024  # of an error's body: enough to know what it says
 ERROR_WAIT_S = 2.0  # for an error's body, when its head has come
+SHOWN = (Step.ROTATE, Step.ELSEWHERE)  # what led there may be shown to the client, where nothing else can be done
+TOKEN_WAIT_S = 8.0  # for renewals, of whichever accounts (decisions.md, Tokens for accounts)
 
 
 class Answer:
-    """An answer that is to be passed on, and the lease of the account that gives it. It must be closed."""
+    """An answer that is to be passed on, and the lease of the account that gives it. It must be closed.
 
-    __slots__ = ("_others", "lease", "response")
+    `outcome` is None where nobody has looked into an error yet. `hidden`: the first event, or the body, of a 200 that
+    is an error.
+    """
 
-    def __init__(self, response: UpstreamResponse, lease: Lease, others: set[Cuttable]) -> None:
+    __slots__ = ("_others", "hidden", "lease", "outcome", "response")
+
+    def __init__(
+        self,
+        response: UpstreamResponse,
+        lease: Lease,
+        others: set[Cuttable],
+        outcome: Outcome | None,
+        hidden: bytes | None,
+    ) -> None:
         """It is one of the answers of its account, `others`, until it is closed."""
         self.response = response
         self.lease = lease
+        self.outcome = outcome
+        self.hidden = hidden
         self._others = others
         others.add(self)
 
@@ -42,10 +62,17 @@ class Answer:
         """Break it off, as if the upstream had."""
         self.response.cut()
 
+    def drop(self) -> None:
+        """Close it without passing anything on."""
+        self._end(self.response.drop)
+
     def close(self) -> None:
+        self._end(self.response.close)
+
+    def _end(self, end: Callable[[], None]) -> None:
         self._others.discard(self)
         try:
-            self.response.close()
+            end()
         finally:
             self.lease.give_back()
 
@@ -53,21 +80,42 @@ class Answer:
 class Attempts:
     """Makes the attempts of all requests. `wall_clock` gives Unix time in seconds."""
 
-    def __init__(self, accounts: Accounts, upstreams: Upstreams, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: Accounts, upstreams: Upstreams, wall_clock: Callable[[], float], peek_s: float
+    ) -> None:
         self._accounts = accounts
         self._upstreams = upstreams
         self._wall_clock = wall_clock
+        self._peek_s = peek_s
 
     async def obtain(self, outgoing: Outgoing, exchange: Exchange) -> Answer:
         """The answer to pass on. Raises QProxyError."""
         lease = self._accounts.lease(outgoing.upstream, outgoing.wish)
-        effort = _Effort(self._accounts, self._upstreams, self._wall_clock, outgoing, exchange, lease)
+        effort = _Effort(self, self._accounts, self._upstreams, outgoing, exchange, lease)
         try:
             response = await effort.run()
+            others = self._accounts.answers_of(effort.lease)
+            return Answer(response, effort.lease, others, effort.outcome, effort.hidden)
         except BaseException:
             effort.give_up()
             raise
-        return Answer(response, effort.lease, self._accounts.answers_of(effort.lease))
+
+    async def judge(self, response: UpstreamResponse) -> Outcome:
+        """What an answer means that is an error. Raises UpstreamError."""
+        body = await response.peek(ERROR_BYTES, ERROR_WAIT_S)
+        return classify(response.status, response.headers, body, self._wall_clock())
+
+    async def first_look(self, response: UpstreamResponse) -> tuple[Outcome, bytes | None]:
+        """What a 200 means, and the payload that says so where it is an error. It takes no time where the first event
+        is here already. Raises UpstreamError."""
+        is_stream = response.head.is_stream
+        if not is_stream and b"json" not in response.head.content_type:
+            return GOOD, None
+        payload = await response.peek(PEEK_BYTES, self._peek_s, has_event if is_stream else never)
+        if is_stream:
+            payload = first_event(payload) or payload
+        outcome = hidden_error(payload)
+        return (GOOD, None) if outcome is None else (outcome, payload)
 
     async def list_models(self, upstream: str) -> bytes:
         """The body of the upstream's `GET /models`, with any of its accounts. Raises QProxyError."""
@@ -81,21 +129,24 @@ class _Effort:
 
     def __init__(
         self,
+        attempts: Attempts,
         accounts: Accounts,
         upstreams: Upstreams,
-        wall_clock: Callable[[], float],
         outgoing: Outgoing,
         exchange: Exchange,
         lease: Lease,
     ) -> None:
         self.lease = lease
+        self.outcome: Outcome | None = None
+        self.hidden: bytes | None = None
+        self._attempts = attempts
         self._accounts = accounts
         self._upstreams = upstreams
-        self._wall_clock = wall_clock
         self._outgoing = outgoing
         self._exchange = exchange
         self._response: UpstreamResponse | None = None
-        self._refreshed = False
+        self._renewed = ""  # the account whose token this request has waited for
+        self._patient_until_s = 0.0  # on the loop's clock; set with the first wait for a token
 
     async def run(self) -> UpstreamResponse:
         credential: Credential | None = None
@@ -103,14 +154,16 @@ class _Effort:
             if credential is None:
                 credential = self._accounts.at_hand(self.lease) or await self._credential()
             response = self._response = await self._upstreams.send(self._outgoing, credential, self._attempt())
-            outcome = GOOD if response.status < 400 else await self._judge(response)
+            outcome = await self._look(response)
+            if outcome is None:
+                return response
             self._accounts.note(self.lease, outcome)
-            step = self._step(outcome)
+            step = Step.COMMIT if outcome is GOOD else next_step(outcome, self.lease.kind, self._whose_renewed())
             if step is Step.COMMIT:
                 return response
-            if step is Step.REFRESH:
-                credential = await self._renewed(credential)
-            elif self._rotate(step):
+            if step is Step.RENEW:
+                credential = await self._renew(credential)
+            elif self._leave(step):
                 credential = None
             else:
                 return response
@@ -119,7 +172,7 @@ class _Effort:
     def give_up(self) -> None:
         try:
             if self._response is not None:
-                self._response.close()
+                self._response.drop()
         finally:
             self.lease.give_back()
 
@@ -130,70 +183,124 @@ class _Effort:
         attempt = exchange.attempt = Attempt(self._outgoing.upstream)
         return attempt
 
-    async def _judge(self, response: UpstreamResponse) -> Outcome:
-        if not self._accounts.judge(self._outgoing.upstream):
-            return GOOD
-        body = await response.peek(ERROR_BYTES, ERROR_WAIT_S)
-        return classify(response.status, response.headers, body, self._wall_clock())
+    async def _look(self, response: UpstreamResponse) -> Outcome | None:
+        """What the answer means; None where it does not matter here: a lone key's errors just pass."""
+        self.outcome = self.hidden = None
+        if response.status == 200:
+            self.outcome, self.hidden = await self._attempts.first_look(response)
+        elif response.status < 400:
+            self.outcome = GOOD
+        elif self._accounts.judge(self._outgoing.upstream):
+            self.outcome = await self._attempts.judge(response)
+        return self.outcome
 
-    def _step(self, outcome: Outcome) -> Step:
-        if outcome is GOOD or self._exchange.attempts == MAX_ATTEMPTS or not self._outgoing.is_repeatable:
-            return Step.COMMIT
-        return next_step(outcome, self._accounts.kind(self.lease), refreshed=self._refreshed)
+    # --- credentials
 
     async def _credential(self) -> Credential:
         """That of the leased account, or of the next one that has any. Raises AccountError."""
         while True:
+            problem = _renewing()
             try:
-                return await self._accounts.credential(self.lease)
+                if not self._renewed:
+                    credential = await self._patiently(self._accounts.credential(self.lease), problem)
+                    self._renewed = self.lease.account_id
+                    return credential
             except AccountError as exc:
-                self._move_on(exc)
+                problem = exc
+            self._move_on(problem)
+            at_hand = self._accounts.at_hand(self.lease)
+            if at_hand is not None:
+                return at_hand
 
-    async def _renewed(self, refused: Credential) -> Credential | None:
+    async def _renew(self, refused: Credential) -> Credential | None:
         """A newer credential of the same account; None: on to the next account. Raises AccountError."""
-        self._refreshed = True
+        self._renewed = self.lease.account_id
         try:
-            return await self._accounts.renewed(self.lease, refused)
+            return await self._patiently(self._accounts.renewed(self.lease, refused), _renewing())
         except AccountError as exc:
             self._move_on(exc)
             return None
 
+    async def _patiently(self, renewal: Awaitable[Credential], problem: AccountError) -> Credential:
+        """What comes of it. Raises `problem` where the time for all renewals of this request is over."""
+        now_s = anyio.current_time()
+        self._patient_until_s = self._patient_until_s or now_s + TOKEN_WAIT_S
+        with anyio.move_on_after(self._patient_until_s - now_s):
+            return await renewal
+        raise problem
+
+    def _whose_renewed(self) -> Renewed:
+        if not self._renewed:
+            return Renewed.NONE
+        return Renewed.THIS if self._renewed == self.lease.account_id else Renewed.ANOTHERS
+
+    # --- from account to account
+
     def _move_on(self, problem: AccountError) -> None:
-        """The leased account has no credential: lease the next one, or raise the problem where there is none to try."""
+        """The leased account has no credential: lease the next one. Raises AccountError where there is none: `problem`,
+        unless that is one of those which the book has counted."""
         if self._is_alone():
             raise problem
-        self._take_next()
+        try:
+            self._change_to(self._next_lease())
+        except AccountError:
+            if problem.code == TROUBLE:
+                raise
+            raise problem from None
 
-    def _rotate(self, step: Step) -> bool:
-        """Lease another account. False where there is none, and the answer says best why. Raises AccountError where all
-        of them are out."""
+    def _leave(self, step: Step) -> bool:
+        """Lease another account. False where the answer at hand is the best there is to say. Raises AccountError where
+        it is not, and all accounts are out."""
         if step is Step.CLOSE_ACCOUNT:
             self._accounts.close(self.lease)
-        elif self._is_alone():
+        is_about_login = step not in SHOWN and self.lease.kind is AccountKind.OAUTH
+        if self._is_alone() and not is_about_login:
             return False
         try:
-            self._take_next()
+            following = self._next_lease()
         except AccountError:
             if step is Step.ELSEWHERE:
                 return False
+            if step is Step.PASS_OVER:
+                raise token_refused() from None
             raise
+        if step in SHOWN and not self._may_repeat():
+            following.give_back()
+            return False
+        self._change_to(following)
         return True
 
     def _is_alone(self) -> bool:
         return self._outgoing.wish.account is not None or not self._accounts.rotate(self._outgoing.upstream)
 
-    def _take_next(self) -> None:
+    def _may_repeat(self) -> bool:
+        return self._exchange.attempts < MAX_ATTEMPTS and self._outgoing.is_repeatable
+
+    def _next_lease(self) -> Lease:
         wish = self._outgoing.wish
         wish.tried = {*wish.tried, self.lease.account_id}
-        following = self._accounts.lease(self._outgoing.upstream, wish)
+        return self._accounts.lease(self._outgoing.upstream, wish)
+
+    def _change_to(self, following: Lease) -> None:
         self.lease.give_back()
         self.lease = following
 
     async def _prepare_again(self, response: UpstreamResponse) -> None:
-        """Drop the answer and have the whole body ready."""
+        """Drop the answer and have the whole body ready. Raises AccountError where the request cannot be repeated."""
         self._response = None
         response.drop()
+        if not self._may_repeat():
+            raise _send_again()
         outgoing = self._outgoing
         if isinstance(outgoing.body, LiveBody):
             assert outgoing.whole is not None
             self._outgoing = replace(outgoing, body=await outgoing.whole())
+
+
+def _renewing() -> AccountError:
+    return AccountError("credentials_unavailable", "A login is being renewed. Try again shortly.", retry_after_s=5)
+
+
+def _send_again() -> AccountError:
+    message = "The upstream refused an account, which is renewed or left out from now on. Send the request again."
+    return AccountError("credentials_unavailable", message, retry_after_s=1)

@@ -19,9 +19,10 @@ from qproxy.core.admit import is_preflight
 from qproxy.core.exchange import Exchange
 from qproxy.core.framing import FramingError, Walker, request_walker
 from qproxy.core.http1 import HEAD_END, RequestHead, check_begun_head
-from qproxy.core.local import LocalAnswer, error_answer
-from qproxy.core.outgoing import CLOSE, CONTINUE, KEEP_ALIVE, field_lines, local_response
+from qproxy.core.local import LocalAnswer, error_answer, sse_error_event
+from qproxy.core.outgoing import CLOSE, CONTINUE, KEEP_ALIVE, chunk, field_lines, local_response, stream_head
 from qproxy.core.replay import ReplayBuffer, body_too_large
+from qproxy.edge.drain import LAST_CALL_S, Stage
 from qproxy.edge.http11 import SLOWEST_UPLOAD_BYTES_PER_S, bad_upload
 from qproxy.edge.proxy import serve_exchange
 from qproxy.edge.pump import Pump
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 LINGER_S = 2.0  # faults.md section 3, close order
 RESET_DELAY_S = 0.05
+# struct linger of SO_LINGER: what the peer sees when the socket is closed.
+_RESET = struct.pack("ii", 1, 0)
+_FIN = struct.pack("ii", 0, 0)
 _BLANK_LINES = re.compile(rb"(?:\r\n)+")
 
 
@@ -48,10 +52,15 @@ class Connection:
         self._body_owed = False  # the client has not sent all of the request's body
         self._owed_bytes: int | None = 0  # its length; None: chunked, or begun
         self._ends_body = False  # the end of the connection would say that the answer is complete
+        self.body_limit_bytes = services.limits.body_bytes
         self._continue_owed = False
+        self._is_waiting_stream = False  # a stream that has been begun by us, and not yet by the upstream
         self._keep_alive = True
         self._method = b"GET"
         self._own = b""  # finished header lines of this exchange: request id, CORS, connection
+        self._exchange: Exchange | None = None  # the one that is under way
+        self._awaits_request = False
+        self.broken_off: QProxyError | None = None  # why the server ends what is under way
 
     async def serve(self) -> None:
         """Until the client or we have had enough. Never raises but for cancellation from outside."""
@@ -61,12 +70,10 @@ class Connection:
             with self._scope:
                 await self._serve_all()
             stream.on_end = None
-            if not self._scope.cancel_called:
+            if not self._scope.cancel_called or self.broken_off is not None:
                 await self._take_leave()
         finally:
             stream.on_end = None
-            if self._ends_body:
-                self._send_reset()
             stream.abort()
 
     async def _take_leave(self) -> None:
@@ -78,7 +85,9 @@ class Connection:
             return
         if self._ends_body:
             await anyio.sleep(RESET_DELAY_S)
-        elif not stream.ended:
+            return
+        self._close_with(_FIN)
+        if not stream.ended:
             await stream.linger(LINGER_S, self._limits.body_bytes)
 
     async def _serve_all(self) -> None:
@@ -95,8 +104,13 @@ class Connection:
                 return
 
     def _client_ended(self) -> None:
-        if not self._body_owed or self.stream.lost:
+        if self.stream.lost or self._has_whole_request():
             self._scope.cancel()
+
+    def _has_whole_request(self) -> bool:
+        """Whether nothing of the body is still to come, be it taken or in the buffer: a client that ends has left."""
+        owed = self._owed_bytes
+        return not self._body_owed or (owed is not None and owed <= len(self.stream.buffer))
 
     async def _serve_one(self, *, first: bool) -> bool:
         """One exchange; False when there is none."""
@@ -106,6 +120,7 @@ class Connection:
             if not await self._await_request(first=first):
                 return False
             exchange = Exchange(services.new_request_id(), self._peer, services.runtime.now())
+            self._exchange = exchange
             self._own = b"x-request-id: %b\r\n" % exchange.request_id
             head = await self._read_head()
             self._begin(head, exchange)
@@ -117,18 +132,48 @@ class Connection:
         except Exception:  # noqa: BLE001
             # The crash barrier: a defect costs one exchange. The traceback is logged without values.
             log.error("internal error\n%s", traceback.format_exc())  # noqa: TRY400
-            self._keep_alive = False
             if exchange is not None:
                 exchange.fail("internal_error")
                 self._refuse(InternalError("internal_error", "Internal error; the log says more."), exchange)
+            self._keep_alive = False
         except anyio.get_cancelled_exc_class():
             if exchange is not None:
-                exchange.fail("client_closed")
+                self._stop_halfway(exchange)
             raise
         finally:
+            self._exchange = None
             if exchange is not None:
                 services.record(exchange.settle(services.runtime.now()))
         return True
+
+    def _stop_halfway(self, exchange: Exchange) -> None:
+        """The exchange is cancelled: its client has left, or we leave and say so."""
+        error = self.broken_off
+        if error is None:
+            exchange.fail("client_closed")
+        else:
+            exchange.fail(error.code)
+            self._refuse(error, exchange)
+
+    # --- the end of the server
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._exchange is not None
+
+    def leave(self) -> None:
+        """End soon where nothing is under way, and say so in the next answer (`Drain.advance`)."""
+        if self._awaits_request:
+            self.stream.set_clock(math.inf, LAST_CALL_S)
+        elif self._exchange is not None and not self._exchange.committed:
+            self.close_after()
+
+    def break_off(self, error: QProxyError) -> None:
+        """End now. What is under way ends with `error`, where there is a place to say it."""
+        if self._exchange is not None:
+            self.broken_off = error
+        self._scope.cancel()
 
     # --- the request
 
@@ -138,8 +183,8 @@ class Connection:
         stream = self.stream
         if stream.buffer and not self._skip_blank_lines():
             return True
-        timeouts = self._services.timeouts
-        stream.set_clock(math.inf, timeouts.head_s if first else timeouts.keepalive_idle_s)
+        self._awaits_request = True
+        stream.set_clock(math.inf, self._patience_s(first=first))
         try:
             while await stream.fill():
                 if not self._skip_blank_lines():
@@ -147,9 +192,17 @@ class Connection:
             return False
         except StreamTimeout:
             self._keep_alive = False
+            if not stream.unsent_bytes:
+                self._scope.cancel()  # nothing is on its way that a reset could destroy: no leave to take
             return False
         finally:
+            self._awaits_request = False
             stream.stop_clock()
+
+    def _patience_s(self, *, first: bool) -> float:
+        services = self._services
+        usual_s = services.timeouts.head_s if first else services.timeouts.keepalive_idle_s
+        return usual_s if services.drain.stage is Stage.SERVING else min(usual_s, LAST_CALL_S)
 
     def _skip_blank_lines(self) -> bool:
         """True where nothing else has come."""
@@ -186,18 +239,18 @@ class Connection:
         self._body_owed = head.has_body
         self._owed_bytes = head.content_length
         self._continue_owed = head.expects_continue
-        self._keep_alive = head.keep_alive
         if not is_preflight(head.method, head):  # whose answer has CORS fields of its own
             self._own += field_lines(self._services.gate.cors_headers(head.origin))
-        if not head.keep_alive:
-            self._own += CLOSE
+        if not head.keep_alive or self._services.drain.stage is not Stage.SERVING:
+            self.close_after()
         elif head.http_10:
             self._own += KEEP_ALIVE
 
-    def check_size(self, head: RequestHead) -> None:
-        """Raises DownstreamError `body_too_large` where the announced length is."""
-        if head.content_length is not None and head.content_length > self._limits.body_bytes:
-            raise body_too_large(self._limits.body_bytes)
+    def limit_body(self, head: RequestHead, most_bytes: int) -> None:
+        """Take no more than this of a body. Raises DownstreamError `body_too_large` where more is announced."""
+        self.body_limit_bytes = most_bytes
+        if head.content_length is not None and head.content_length > most_bytes:
+            raise body_too_large(most_bytes)
 
     def invite_body(self) -> None:
         """The body is wanted: say so to a client that waits for it (RFC 9110 10.1.1)."""
@@ -208,14 +261,13 @@ class Connection:
 
     async def receive_body(self, head: RequestHead) -> list[bytes]:
         """The whole body, as the pieces in which it came."""
-        self.check_size(head)
         stream = self.stream
         length = head.content_length
         if length is not None and length <= len(stream.buffer):
             self.body_arrived()
             return [stream.take(length)] if length else []
         self.invite_body()
-        return await self.receive_rest(request_walker(length), ReplayBuffer(self._limits.body_bytes))
+        return await self.receive_rest(request_walker(length), ReplayBuffer(self.body_limit_bytes))
 
     async def receive_rest(self, walker: Walker, replay: ReplayBuffer) -> list[bytes]:
         """The whole body: what `replay` has of it, and what is still to come."""
@@ -282,13 +334,37 @@ class Connection:
         """Answer with an error, where there is still an answer to give."""
         if exchange.committed:
             self._keep_alive = False
+            if self._is_waiting_stream:
+                self.stream.put(chunk(sse_error_event(error)))
             return
         if error.kind.closes:
             self.close_after()
         self.answer_error(error_answer(error, exchange.request_id), exchange)
 
+    def begin_stream(self, exchange: Exchange) -> None:
+        """Commit to a stream before the upstream has answered: its client waits for too long already."""
+        self._finish_request()
+        self._is_waiting_stream = True
+        exchange.commit(200, self._services.runtime.now())
+        self.stream.put(stream_head(self._own))
+
+    def continue_stream(self) -> bool:
+        """Whether the stream has been begun by us; the upstream's answer continues it, without its head."""
+        was_waiting = self._is_waiting_stream
+        self._is_waiting_stream = False
+        return was_waiting
+
+    def fail_stream(self, answer: LocalAnswer) -> None:
+        """In a stream that has been begun by us, say in an event what would have been the answer."""
+        self._keep_alive = False
+        self._is_waiting_stream = False
+        self.stream.put(chunk(b"data: %b\n\n" % answer.body))
+
     def answer_error(self, answer: LocalAnswer, exchange: Exchange) -> None:
         """Send a whole answer that brings its own request id."""
+        if self._is_waiting_stream:
+            self.fail_stream(answer)
+            return
         self._own = self._own.replace(b"x-request-id: %b\r\n" % exchange.request_id, b"")
         self.answer(answer, exchange)
 
@@ -304,17 +380,18 @@ class Connection:
             self.close_after()
 
     def delimit_by_close(self) -> None:
-        """The end of the answer is the connection's end. Until the answer is complete that end is a RST, since FIN
-        would say complete (`faults.md` section 1.3)."""
+        """The end of the answer is the connection's end. Until the answer is complete and sent that end is a RST,
+        whoever closes, since FIN would say complete (`faults.md` section 1.3)."""
         self.close_after()
         self._ends_body = True
+        self._close_with(_RESET)
 
     def answer_complete(self) -> None:
         self._ends_body = False
 
-    def _send_reset(self) -> None:
+    def _close_with(self, linger: bytes) -> None:
         sock = self.stream.get_extra_info("socket")
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         except OSError:
             pass  # the client was faster

@@ -82,12 +82,12 @@ class AccountDiagnosis:
         wish = Wish(self._model)
         if not self._model:
             head = RequestHead(b"GET", b"/v1/models", b"", http_10=False)
-            return Outgoing(upstream, b"/models", head, None, True, True, 0, wish)
+            return Outgoing(upstream, None, b"/models", head, None, True, True, 0, wish)
         head = RequestHead(b"POST", b"/v1/chat/completions", b"", http_10=False)
         head.passed = [(b"Content-Type", b"application/json")]
         messages = [{"role": "user", "content": "Hi"}]
         body = KnownBody([orjson.dumps({"model": self._model, "messages": messages, "max_tokens": 1})])
-        return Outgoing(upstream, b"/chat/completions", head, body, True, True, body.size, wish)
+        return Outgoing(upstream, self._model, b"/chat/completions", head, body, True, True, body.size, wish)
 
 
 _ABOUT_KEYS = (Cause.AUTH, Cause.ENTITLEMENT, Cause.QUOTA, Cause.BILLING)

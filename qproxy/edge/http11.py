@@ -32,6 +32,11 @@ MAX_INFORMATIONAL = 16  # faults.md U17
 SLOWEST_UPLOAD_BYTES_PER_S = 256  # faults.md section 2: what keeps sending may last, but not drip
 
 
+def never(_: bytes) -> bool:
+    """Of nothing that is peeked at is there enough before all of it is here."""
+    return False
+
+
 class KnownBody:
     """A request body that is complete: the pieces as they are to be sent."""
 
@@ -118,6 +123,7 @@ class UpstreamResponse(httpcore.Response):
         self.early = early  # it came before the request was complete
         self._connection = connection
         self._walker: Walker | None = None
+        self._failure: FramingError | None = None  # the body breaks behind what has been opened
         self._pump: Pump | None = None
         self._closed = False
 
@@ -135,7 +141,10 @@ class UpstreamResponse(httpcore.Response):
         try:
             return walker.walk(waiting)
         except FramingError as exc:
-            raise _broken_body(exc) from exc
+            if not exc.passed:
+                raise _broken_body(exc) from exc
+            self._failure = exc
+            return exc.passed
 
     @property
     def done(self) -> bool:
@@ -151,6 +160,8 @@ class UpstreamResponse(httpcore.Response):
         """Move the rest of an opened body into `sink`; the bytes moved. Raises StreamTimeout, FramingError, StreamLost
         or what `ending` raises."""
         assert self._walker is not None
+        if self._failure is not None:
+            raise self._failure
         stream = self._connection.wire
         pump = self._pump = Pump(stream, sink, self._walker, tap=tap, ending=ending)
         stream.set_clock(idle_s)
@@ -182,23 +193,35 @@ class UpstreamResponse(httpcore.Response):
     async def aclose(self) -> None:
         self.close()
 
-    async def peek(self, size_bytes: int, wait_s: float) -> bytes:
+    async def peek(self, size_bytes: int, wait_s: float, enough: Callable[[bytes], bool] = never) -> bytes:
         """The beginning of the payload, which stays where it is: all of a short body, or at least `size_bytes` of a
-        longer one, as far as it comes within `wait_s`. Raises UpstreamError `upstream_protocol_error`."""
+        longer one, or `enough` of it, as far as it comes within `wait_s`. Raises UpstreamError
+        `upstream_protocol_error`."""
+        payload, ended = self._begun()
+        if ended or len(payload) >= size_bytes or enough(payload):
+            return payload
         stream = self._connection.wire
         stream.set_clock(math.inf, wait_s)
         try:
-            while True:
-                walker = bare_walker(self.head.content_length, chunked=self.head.chunked)
-                payload = walker.walk(stream.buffer)
-                if walker.done or len(payload) >= size_bytes or not await stream.fill():
-                    return payload
-        except FramingError as exc:
-            raise _broken_body(exc) from exc
+            while await stream.fill():
+                payload, ended = self._begun()
+                if ended or len(payload) >= size_bytes or enough(payload):
+                    break
         except StreamTimeout:
-            return payload
+            pass
         finally:
             stream.stop_clock()
+        return payload
+
+    def _begun(self) -> tuple[bytes, bool]:
+        """The payload that is here, and whether that is all of it."""
+        walker = bare_walker(self.head.content_length, chunked=self.head.chunked)
+        try:
+            return walker.walk(self._connection.wire.buffer), walker.done
+        except FramingError as exc:
+            if not exc.passed:
+                raise _broken_body(exc) from exc
+            return exc.passed, True  # what came before the break stands; whoever relays it finds the break again
 
     def cut(self) -> None:
         """Break the connection off; whoever waits for the body learns of it."""

@@ -54,21 +54,19 @@ async def prepare(
     if endpoint.body is BodyRule.JSON:
         return await _prepare_json(connection, head, exchange, services, endpoint.upstream_path(route.tail), pinned)
     choice = services.models.resolve(None, pinned)
-    exchange.upstream = choice.upstream
-    connection.check_size(head)
     body = None
     if head.has_body:
         connection.invite_body()
         body = _opaque_body(connection, head, services)
-    exchange.request_bytes = size = head.content_length or 0
     return Outgoing(
         choice.upstream,
+        None,
         endpoint.upstream_path(route.tail),
         head,
         body,
         wants_identity=False,
         is_plain=True,
-        body_bytes=size,
+        body_bytes=head.content_length or 0,
         wish=_wish(choice, head, NO_CONVERSATION),
     )
 
@@ -82,7 +80,7 @@ def _opaque_body(connection: Connection, head: RequestHead, services: Services) 
     """A body that is passed on and not kept, framed as it came."""
     if head.content_length is not None:
         return _live_body(connection, services, LengthWalker(head.content_length), None)
-    limit = services.limits.body_bytes
+    limit = connection.body_limit_bytes
     relay = ChunkRelay()
 
     def check_size(_: bytes) -> None:
@@ -103,23 +101,43 @@ async def _prepare_json(
     pieces = await connection.receive_body(head)
     exchange.received = services.runtime.now()
     facts = examine(pieces, inspect_bytes=services.limits.inspect_bytes)
-    choice = services.models.resolve(facts.model, pinned)
-    exchange.upstream = choice.upstream
-    exchange.model = choice.model
-    edits = _edits(choice, facts, include_usage=services.include_usage)
-    body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
-    exchange.request_bytes = body.size
-    conversation = conversation_of(pieces) if services.accounts.read_conversation(choice.upstream) else NO_CONVERSATION
-    return Outgoing(
-        choice.upstream,
-        path,
-        head,
-        body,
-        wants_identity=facts.stream is not False,
-        is_plain=facts.stream is not True,
-        body_bytes=body.size,
-        wish=_wish(choice, head, conversation),
-    )
+    return _StoredBody(services, head, path, pieces, facts).outgoing(services.models.resolve(facts.model, pinned))
+
+
+class _StoredBody:
+    """A body that is here, and may go to any upstream."""
+
+    __slots__ = ("_facts", "_head", "_path", "_pieces", "_services")
+
+    def __init__(
+        self, services: Services, head: RequestHead, path: bytes, pieces: Sequence[bytes], facts: BodyFacts
+    ) -> None:
+        self._services = services
+        self._head = head
+        self._path = path
+        self._pieces = pieces
+        self._facts = facts
+
+    def outgoing(self, choice: Choice) -> Outgoing:
+        services, pieces, facts = self._services, self._pieces, self._facts
+        edits = _edits(choice, facts, include_usage=services.include_usage)
+        body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
+        reads = services.accounts.read_conversation(choice.upstream)
+        return Outgoing(
+            choice.upstream,
+            choice.model,
+            self._path,
+            self._head,
+            body,
+            wants_identity=facts.stream is not False,
+            is_plain=facts.stream is not True,
+            body_bytes=body.size,
+            wish=_wish(choice, self._head, conversation_of(pieces) if reads else NO_CONVERSATION),
+            again=self.again,
+        )
+
+    async def again(self, choice: Choice) -> Outgoing:
+        return self.outgoing(choice)
 
 
 def _may_cut_through(head: RequestHead, services: Services) -> bool:
@@ -137,17 +155,16 @@ async def _cut_through(
     stands there may still have to lose the name of the upstream (`decisions.md`, Bodies). None: it has to be stored.
     """
     assert head.content_length is not None
-    connection.check_size(head)
     window = min(BEGIN_BYTES, head.content_length)
     begun = await connection.receive_begin(window)
     facts = examine_head(begun[:window])
-    long_body = _LongBody(connection, services, head.content_length)
     choice = services.models.resolve_blind(pinned) if facts is None else services.models.resolve(facts.model, pinned)
     if choice is None:
         return None
     conversation = NO_CONVERSATION
     if services.accounts.read_conversation(choice.upstream):
         conversation = conversation_of([await connection.receive_begin(min(SETTLED_BYTES, head.content_length))])
+    long_body = _LongBody(connection, services, head, path, facts)
     if facts is not None:
         body, size = long_body.with_edits(facts, _edits(choice, facts, include_usage=False))
     else:
@@ -157,13 +174,11 @@ async def _cut_through(
             return exchange.model or model
 
         body, size = long_body.with_late_name(new_name)
-    exchange.upstream = choice.upstream
-    exchange.model = choice.model
     exchange.cut_through = True
-    exchange.request_bytes = size
     stream = None if facts is None else facts.stream
     return Outgoing(
         choice.upstream,
+        choice.model,
         path,
         head,
         body,
@@ -172,18 +187,25 @@ async def _cut_through(
         body_bytes=size,
         wish=_wish(choice, head, conversation),
         whole=long_body.whole,
+        again=long_body.again,
     )
 
 
 class _LongBody:
     """A body that goes up while it arrives, and is kept as it came, so that it can be sent again."""
 
-    def __init__(self, connection: Connection, services: Services, length: int) -> None:
+    def __init__(
+        self, connection: Connection, services: Services, head: RequestHead, path: bytes, facts: BodyFacts | None
+    ) -> None:
+        assert head.content_length is not None
         self._connection = connection
         self._services = services
-        self._length = length
+        self._head = head
+        self._path = path
+        self._facts = facts
+        self._length = length = head.content_length
         self._walker = LengthWalker(length)
-        self._replay = ReplayBuffer(services.limits.body_bytes)
+        self._replay = ReplayBuffer(connection.body_limit_bytes)
         self._edited: Callable[[list[bytes]], Sequence[Buffer]]
 
     def with_edits(self, facts: BodyFacts, edits: Sequence[Edit]) -> tuple[LiveBody, int]:
@@ -207,9 +229,18 @@ class _LongBody:
 
     async def whole(self) -> KnownBody:
         """The body as it goes up, complete. Raises DownstreamError where the rest of it does not come."""
+        return KnownBody(self._edited(await self._pieces()))
+
+    async def again(self, choice: Choice) -> Outgoing:
+        """The request for another upstream. Raises DownstreamError as `whole`, or where the body is unfit."""
+        pieces = await self._pieces()
+        facts = self._facts or examine(pieces, inspect_bytes=self._services.limits.inspect_bytes)
+        return _StoredBody(self._services, self._head, self._path, pieces, facts).outgoing(choice)
+
+    async def _pieces(self) -> list[bytes]:
         if not self._walker.done:
             await self._connection.receive_rest(self._walker, self._replay)
-        return KnownBody(self._edited(self._replay.pieces))
+        return self._replay.pieces
 
     def _live(self, first: Sequence[Buffer], tail: HeldTail | None) -> LiveBody:
         return _live_body(self._connection, self._services, self._walker, self._replay.put, first, tail)

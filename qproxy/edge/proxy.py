@@ -8,10 +8,13 @@ from qproxy.core.admit import is_preflight
 from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.http1 import RequestHead
 from qproxy.core.local import LocalRequest, options_answer
-from qproxy.core.route import LocalEndpoint, Route
+from qproxy.core.route import ForwardEndpoint, LocalEndpoint, Route
+from qproxy.edge.admission import Place
 from qproxy.edge.delivery import deliver
 from qproxy.edge.intake import prepare
+from qproxy.edge.keepalive import KeepAlive
 from qproxy.edge.services import Services
+from qproxy.edge.upstreams import Outgoing
 
 if TYPE_CHECKING:
     from qproxy.edge.connection import Connection
@@ -27,22 +30,54 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         connection.answer(options_answer(services.routes.allow(head.path)), exchange)
         return
     route = services.routes.match(head.method, head.path)
+    client = None
     if route.endpoint.needs_admin:
         services.gate.check_admin(head, exchange.peer)
     else:
-        services.gate.check(head, needs_key=route.endpoint.needs_key)
+        client = services.gate.check(head, needs_key=route.endpoint.needs_key)
     exchange.enter(Phase.ADMITTED)
     exchange.endpoint = route.endpoint.name
+    connection.limit_body(head, route.endpoint.most_body_bytes(services.limits))
     if isinstance(route.endpoint, LocalEndpoint):
         await _answer_locally(connection, head, exchange, services, route)
         return
+    services.drain.check_open()
+    if services.admission is None:
+        await _forward(connection, head, exchange, services, route, None)
+    else:
+        place = await services.admission.enter(client, head, route.endpoint)
+        try:
+            await _forward(connection, head, exchange, services, route, place)
+        finally:
+            place.leave(exchange)
+
+
+async def _forward(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route, place: Place | None
+) -> None:
+    """`place` is None where places are not limited."""
+    assert isinstance(route.endpoint, ForwardEndpoint)
     outgoing = await prepare(connection, head, exchange, services, route)
     exchange.enter(Phase.WAITING)
-    answer = await services.attempts.obtain(outgoing, exchange)
+    keep_alive = _keep_alive(connection, head, exchange, services, outgoing)
     try:
-        await deliver(connection, head, exchange, services, route.endpoint, answer.response)
+        answer = await services.failover.obtain(outgoing, exchange, place)
+        try:
+            await deliver(connection, head, exchange, services, route.endpoint, answer, keep_alive)
+        finally:
+            answer.close()
     finally:
-        answer.close()
+        if keep_alive is not None:
+            keep_alive.stop()
+
+
+def _keep_alive(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, outgoing: Outgoing
+) -> KeepAlive | None:
+    every_s = services.timeouts.keepalive_after_s
+    if outgoing.is_plain or head.http_10 or not every_s:
+        return None
+    return KeepAlive(connection, exchange, services.runtime, every_s)
 
 
 async def _answer_locally(

@@ -1,4 +1,4 @@
-"""What every connection of one server shares; `app.py` fills it once."""
+"""What every connection of one server shares; `qproxy/app/assembly.py` fills it once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from qproxy.core.local import LocalServices
 from qproxy.core.models import ModelRouter
 from qproxy.core.route import RouteTable
 from qproxy.edge.accounts import Accounts
-from qproxy.edge.attempts import Attempts
+from qproxy.edge.drain import Drain
+from qproxy.edge.admission import Admission
+from qproxy.edge.failover import Failover
 from qproxy.edge.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Fixed while the server runs. `record` takes every settled exchange and must not wait."""
+    """Fixed while the server runs. Without an `admission` nothing is limited. `record` takes every settled exchange and
+    must not wait."""
 
     runtime: Runtime
     limits: Limits
@@ -27,10 +30,12 @@ class Services:
     heads: KnownHeads
     routes: RouteTable
     gate: Gate
+    admission: Admission | None
     models: ModelRouter
     accounts: Accounts
-    attempts: Attempts
+    failover: Failover
     local: LocalServices
+    drain: Drain
     record: Callable[[ExchangeRecord], None]
     new_request_id: Callable[[], bytes]
     include_usage: bool

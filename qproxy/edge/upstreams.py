@@ -12,9 +12,10 @@ from qproxy.core.account import Wish
 from qproxy.core.exchange import Attempt
 from qproxy.core.http1 import RequestHead
 from qproxy.core.limits import Limits, Timeouts
+from qproxy.core.models import Choice
 from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
 from qproxy.core.upstream import BaseUrl, Credential, Upstream
-from qproxy.edge.connect import NameNotFound, NetworkBackend, TlsFailed
+from qproxy.edge.connect import NameNotFound, NetworkBackend, NoDescriptors, TlsFailed
 from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
 from qproxy.edge.pool import Pool
 from qproxy.edge.runtime import Runtime
@@ -34,6 +35,7 @@ class Outgoing:
     `is_plain`: the answer is not known to be streamed, so that its first byte may be its last."""
 
     upstream: str
+    model: str | None  # its name there; None: not known, or none
     path: bytes
     client: RequestHead
     body: KnownBody | LiveBody | None
@@ -42,6 +44,7 @@ class Outgoing:
     body_bytes: int  # known or announced size; 0 where it is not known
     wish: Wish
     whole: Callable[[], Awaitable[KnownBody]] | None = None  # a live body as one that can be sent again
+    again: Callable[[Choice], Awaitable[Outgoing]] | None = None  # the same request for another upstream
 
     @property
     def is_repeatable(self) -> bool:
@@ -106,6 +109,7 @@ class Upstreams:
         """The body of the upstream's `GET /models`. Raises QProxyError."""
         outgoing = Outgoing(
             upstream_name,
+            None,
             b"/models",
             RequestHead(b"GET", b"/v1/models", b"", http_10=False),
             None,
@@ -216,6 +220,9 @@ def _translated(exc: Exception) -> QProxyError:
 _TRANSLATIONS = (
     (NameNotFound, lambda: UpstreamError(
         "upstream_dns_failed", "The upstream's host name cannot be resolved. Check its base URL and the DNS."
+    )),
+    (NoDescriptors, lambda: InternalError(
+        "overloaded", "This server has no descriptor left for another connection. Try again shortly.", retry_after_s=1
     )),
     (TlsFailed, lambda: UpstreamError(
         "upstream_tls_failed", "No trusted TLS connection to the upstream. `qproxy check` says why."

@@ -113,6 +113,12 @@ def test_a_stream_that_breaks_between_events_says_so(client: openai.OpenAI, scen
     assert got == ["", *tokens(16)][:arrived]
 
 
+def test_an_error_as_the_first_event_is_an_answer_of_its_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(client, "sim-error-first-event", stream=True)
+    assert (caught.value.status_code, caught.value.code) == (429, "limit_requests")
+
+
 def test_a_stream_that_breaks_inside_an_event_ends_without_an_end(client: openai.OpenAI) -> None:
     got: list[str] = []
     with pytest.raises(openai.APIConnectionError):
