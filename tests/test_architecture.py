@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "h11": {"core/http1.py", "simulator/request.py"},
     "httpcore": {
-        "app.py",
+        "app/clients.py",
         "cli/chat.py",
         "cli/demo.py",
         "cli/probe.py",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import click
 
 from qproxy import app
-from qproxy.cli.console import print_line, print_note
+from qproxy.cli.console import print_note
 from qproxy.cli.options import load_settings, setting_options
+from qproxy.config import Settings
+from qproxy.edge.writer import print_beside
+
+EXIT_S = 1.0
 
 
 @click.command()
@@ -20,11 +27,20 @@ def serve(**flags: object) -> None:
     for notice in settings.notices:
         print_note(f"qproxy: {notice}")
     try:
-        app.run(app.serve, settings, _announce, backend=settings.backend)
+        app.run(_serve, settings, backend=settings.backend)
     except OSError as exc:
         where = settings.unix_socket or f"{settings.host}:{settings.port}"
         raise click.ClickException(f"cannot listen on {where}: {exc.strerror or exc}") from exc
 
 
-def _announce(url: str) -> None:
-    print_line(f"qproxy listening on {url}")
+async def _serve(settings: Settings) -> None:
+    await app.serve(settings, lambda url: print_beside(f"qproxy listening on {url}\n"))
+    _exit_soon()
+
+
+def _exit_soon() -> None:
+    """Everything is saved and said. Threads that hang in a resolver or a disk, for which the loop and the interpreter
+    would wait, do not keep the process."""
+    timer = threading.Timer(EXIT_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()

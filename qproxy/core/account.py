@@ -215,6 +215,11 @@ class AccountBook:
         account.leases += 1
         return Lease(account, wish.model, turn)
 
+    def turns(self, upstream: str) -> int:
+        """The number of the newest lease there; 0 before the first one."""
+        group = self._groups.get(upstream)
+        return 0 if group is None else group.turns
+
     def note(self, lease: Lease, outcome: Outcome, now_s: float) -> None:
         """What became of an attempt; an outcome that says nothing about the account changes nothing."""
         account = lease._account  # noqa: SLF001

@@ -95,17 +95,18 @@ class Gate:
         self._cors_origins = frozenset(origin.encode() for origin in cors_origins)
         self._known_hosts: dict[bytes, None] = {}
 
-    def check(self, facts: RequestFacts, *, needs_key: bool) -> None:
+    def check(self, facts: RequestFacts, *, needs_key: bool) -> int | None:
         """Let a request in, or raise DownstreamError `invalid_api_key`, `host_not_allowed`, `origin_not_allowed`.
 
-        `needs_key` is the endpoint's: where keys are configured, those without the need are open to all.
+        `needs_key` is the endpoint's: where keys are configured, those without the need are open to all. Returns the
+        place of the client's key among the keys; None where none was looked at.
         """
         if not self._key_digests:
             self._check_host(facts.host)
             if facts.origin is not None:
                 self._check_origin(facts.origin, facts.host)
-        elif needs_key:
-            _check_key(facts, self._key_digests)
+            return None
+        return _check_key(facts, self._key_digests) if needs_key else None
 
     def check_admin(self, facts: AdminFacts, peer: str) -> None:
         """Let a request of the administrator's in: with the admin key, or without one from this machine, not through
@@ -215,17 +216,20 @@ def _check_unusual_type(content_type: bytes | None) -> None:
         raise DownstreamError("unsupported_media_type", hint)
 
 
-def _check_key(facts: RequestFacts, digests: tuple[bytes, ...]) -> None:
+def _check_key(facts: RequestFacts, digests: tuple[bytes, ...]) -> int:
+    """The place of the key that matched. Raises DownstreamError."""
     presented = [key for key in (_bearer(facts.authorization), facts.x_api_key) if key]
     if not presented:
         raise DownstreamError("invalid_api_key", f"No API key was sent. {_SEND_KEY}")
-    known = False
+    known = None
     for key in presented:
         digest = _digest(key)
-        for own in digests:  # all of them, so that the time does not tell which one matched
-            known |= hmac.compare_digest(own, digest)
-    if not known:
+        for place, own in enumerate(digests):  # all of them, so that the time does not tell which one matched
+            if hmac.compare_digest(own, digest):
+                known = place
+    if known is None:
         raise DownstreamError("invalid_api_key", f"The API key is none of this server's. {_SEND_KEY}")
+    return known
 
 
 def _is_from_here(facts: AdminFacts, peer: str) -> bool:

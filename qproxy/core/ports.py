@@ -1,4 +1,4 @@
-"""What the inner rooms need from the edge, as Protocols. `app.py` plugs the real things in."""
+"""What the inner rooms need from the edge, as Protocols. `qproxy/app/` plugs the real things in."""
 
 from __future__ import annotations
 

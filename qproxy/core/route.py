@@ -16,10 +16,12 @@ from qproxy.errors import DownstreamError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from qproxy.core.limits import Limits
     from qproxy.core.local import LocalAnswer, LocalRequest
 
 API_ROOT = b"/v1"
 UPSTREAM_ROOT = b"/u/"
+LOCAL_BODY_BYTES = 64 * 1024  # what is answered here takes a few fields at most
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _SHOWN_PATH_BYTES = 100  # of a path that stands in a message or is compared with the known ones
@@ -52,6 +54,9 @@ class ForwardEndpoint:
     needs_key: ClassVar[bool] = True
     needs_admin: ClassVar[bool] = False
 
+    def most_body_bytes(self, limits: Limits) -> int:
+        return limits.body_bytes if self.body is BodyRule.JSON else limits.upload_bytes
+
     def upstream_path(self, tail: bytes = b"") -> bytes:
         """The path to put behind the upstream's base URL, which ends in a `/v1` of its own."""
         return self.path.removeprefix(API_ROOT).removesuffix(b"*") + tail
@@ -72,6 +77,9 @@ class LocalEndpoint:
     needs_key: bool
     answer: Callable[[LocalRequest], Awaitable[LocalAnswer]]
     needs_admin: bool = False
+
+    def most_body_bytes(self, _: Limits) -> int:
+        return LOCAL_BODY_BYTES
 
 
 Endpoint = ForwardEndpoint | LocalEndpoint

@@ -81,8 +81,9 @@ class Credential:
 class Upstream:
     """One configured upstream.
 
-    `base` is None where it comes with the credential. `models` are the ids of the built-in table, for upstreams that
-    have no list of their own (`GET /models` answers 404); empty: the upstream is asked.
+    `base` is None where it comes with the credential. `max_exchanges` may be under way at once; 0: no limit. `models`
+    are the ids of the built-in table, for upstreams that have no list of their own (`GET /models` answers 404); empty:
+    the upstream is asked.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Upstream:
     forward_user_agent: bool = False
     keepalive_s: float = 4.0
     max_connections: int = 8192
+    max_exchanges: int = 0
     default_model: str = ""
     models: tuple[str, ...] = ()
     has_model_list: bool = True

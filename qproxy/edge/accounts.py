@@ -38,14 +38,13 @@ class Accounts:
         self._wall_clock = wall_clock
         self._groups: dict[str, dict[str, _Account]] = {}
         self._under_way: dict[tuple[str, str], set[Cuttable]] = {}
-        self._cut: set[tuple[str, str]] = set()
+        self._cut: dict[tuple[str, str], int] = {}  # the newest lease when the account's answers were broken off
 
     # --- who there is
 
     def add(self, upstream: str, account_id: str, kind: AccountKind, source: CredentialSource) -> None:
         self._groups.setdefault(upstream, {})[account_id] = _Account(kind, source)
         self._book.add(upstream, account_id, kind)
-        self._cut.discard((upstream, account_id))
 
     def remove(self, upstream: str, account_id: str) -> None:
         """No new requests go there; those under way go on."""
@@ -138,13 +137,13 @@ class Accounts:
         """Where an answer of the account is to be while it is passed on, so that `cut` reaches it. Raises AccountError
         where that came too early."""
         key = lease.upstream, lease.account_id
-        if key in self._cut:
+        if lease.turn <= self._cut.get(key, 0):
             raise removed()
         return self._under_way.setdefault(key, set())
 
     def cut(self, upstream: str, account_id: str) -> None:
-        """Break off every answer that the account gives, until it is added again."""
-        self._cut.add((upstream, account_id))
+        """Break off every answer that the account gives, those that have not begun as well."""
+        self._cut[upstream, account_id] = self._book.turns(upstream)
         for answer in tuple(self._under_way.get((upstream, account_id), ())):
             answer.cut()
 

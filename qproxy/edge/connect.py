@@ -1,7 +1,7 @@
 """Opening connections: httpcore's network backend on our streams, the same on every loop.
 
-Names are resolved off the loop; addresses race in staggered order (RFC 8305). Errors are httpcore's, with two children
-that say more: the name was not found, the TLS handshake failed.
+Names are resolved off the loop; addresses race in staggered order (RFC 8305). Errors are httpcore's, with children that
+say more: the name was not found, no descriptor is left, the TLS handshake failed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int
 
 class NameNotFound(httpcore.ConnectError):
     """The upstream's host name cannot be resolved."""
+
+
+class NoDescriptors(httpcore.ConnectError):
+    """This process may not open another socket: no fault of the upstream's."""
 
 
 class TlsFailed(httpcore.ConnectError):
@@ -71,7 +75,7 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout(f"no connection within {timeout} s") from exc
         except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
+            raise _refused(exc) from exc
         return await open_stream(self._runtime, sock)
 
     async def sleep(self, seconds: float) -> None:
@@ -127,7 +131,7 @@ async def _first_connected(addresses: list[Address]) -> socket.socket:
         try:
             return await _connect(addresses[0])
         except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
+            raise _refused(exc) from exc
     winner: socket.socket | None = None
     failures: list[OSError] = []
 
@@ -157,8 +161,13 @@ async def _first_connected(addresses: list[Address]) -> socket.socket:
             winner.close()
         raise
     if winner is None:
-        raise httpcore.ConnectError(str(failures[0])) from failures[0]
+        raise _refused(failures[0]) from failures[0]
     return winner
+
+
+def _refused(cause: OSError) -> httpcore.ConnectError:
+    kind = NoDescriptors if cause.errno in (errno.EMFILE, errno.ENFILE) else httpcore.ConnectError
+    return kind(str(cause))
 
 
 async def _connect(address: Address) -> socket.socket:

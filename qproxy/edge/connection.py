@@ -121,6 +121,7 @@ class Connection:
                 return False
             exchange = Exchange(services.new_request_id(), self._peer, services.runtime.now())
             self._exchange = exchange
+            services.activity.begin()
             self._own = b"x-request-id: %b\r\n" % exchange.request_id
             head = await self._read_head()
             self._begin(head, exchange)
@@ -143,6 +144,7 @@ class Connection:
         finally:
             self._exchange = None
             if exchange is not None:
+                services.activity.end()
                 services.record(exchange.settle(services.runtime.now()))
         return True
 
@@ -156,11 +158,6 @@ class Connection:
             self._refuse(error, exchange)
 
     # --- the end of the server
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a request is under way."""
-        return self._exchange is not None
 
     def leave(self) -> None:
         """End soon where nothing is under way, and say so in the next answer (`Drain.advance`)."""

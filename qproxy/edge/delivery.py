@@ -9,7 +9,7 @@ import anyio
 from qproxy.core.exchange import Exchange
 from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker, chunking_walker, relay_walker
 from qproxy.core.http1 import RequestHead, ResponseHead
-from qproxy.core.local import error_in_stream, foreign_error_answer, hidden_error_answer, sse_error_event
+from qproxy.core.local import LocalAnswer, error_in_stream, foreign_error_answer, hidden_error_answer, sse_error_event
 from qproxy.core.outcome import Verdict, judge
 from qproxy.core.outgoing import CHUNKED, content_length, response_head
 from qproxy.core.route import ForwardEndpoint
@@ -42,14 +42,9 @@ async def deliver(
     response = answer.response
     if response.early:
         connection.close_after()
-    if judge(response.head) is Verdict.WRAP:
-        connection.answer_error(foreign_error_answer(response.status, exchange.request_id), exchange)
-        return
-    if answer.hidden is not None:
-        outcome = answer.outcome
-        assert outcome is not None
-        said = hidden_error_answer(outcome.status, answer.hidden, outcome.code, exchange.request_id)
-        connection.answer_error(said, exchange)
+    instead = _in_its_place(answer, exchange)
+    if instead is not None:
+        connection.answer_error(instead, exchange)
         return
     begun = connection.continue_stream()
     if begun and not (response.status == 200 and response.head.is_stream):
@@ -97,6 +92,16 @@ async def deliver(
         _say_why(connection, watched, framing)
         raise
     connection.answer_complete()
+
+
+def _in_its_place(answer: Answer, exchange: Exchange) -> LocalAnswer | None:
+    """What the client gets for an error that is no JSON, or that hides in a 200; None: the answer itself."""
+    response = answer.response
+    if judge(response.head) is Verdict.WRAP:
+        return foreign_error_answer(response.status, exchange.request_id)
+    if answer.hidden is None or answer.outcome is None:
+        return None
+    return hidden_error_answer(answer.outcome.status, answer.hidden, answer.outcome.code, exchange.request_id)
 
 
 def _downstream_framing(response: ResponseHead, request: RequestHead) -> tuple[Walker, bytes]:

@@ -23,7 +23,7 @@ from qproxy.edge.admission import Place
 from qproxy.edge.attempts import Answer, Attempts
 from qproxy.edge.runtime import Runtime
 from qproxy.edge.upstreams import Outgoing
-from qproxy.errors import InternalError, QProxyError, UpstreamError
+from qproxy.errors import InternalError, QProxyError
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +42,40 @@ class Failover:
         self._breakers = {upstream: Breaker() for upstream in upstreams}
         self._now = runtime.now
 
-    def left_alone(self) -> list[str]:
+    def failing(self) -> list[str]:
         """The upstreams that failed too often, until one request has got through again."""
         return [upstream for upstream, breaker in self._breakers.items() if breaker.state is not State.CLOSED]
 
     async def obtain(self, outgoing: Outgoing, exchange: Exchange, place: Place | None) -> Answer:
-        """The answer to pass on; it must be closed. `place` is the exchange's, where places are limited. Raises
+        """The answer to pass on; it must be closed. `place` is None where places are not limited. Raises
         QProxyError."""
         been: list[tuple[str, str | None]] = []
+        pauses_s = list(PAUSES_S)
         deadline = self._now() + WAITING_S
         while True:
             _note_place(outgoing, exchange)
             been.append((outgoing.upstream, exchange.model))
+            breaker = self._breakers[outgoing.upstream]
+            if place is not None:
+                await place.reach(outgoing.upstream)
             try:
-                if place is not None:
-                    await place.reach(outgoing.upstream)
-                answer = await self._obtain_here(outgoing, exchange, deadline)
+                wait_s = breaker.wait_s(self._now())
+                if wait_s:
+                    raise left_alone(wait_s)
+                answer = await self._attempts.obtain(outgoing, exchange)
             except QProxyError as exc:
+                self._learn(outgoing.upstream, failed=exc.code in _FAILURES)
                 choice = self._elsewhere(outgoing, exchange, triggers_of_error(exc), been, deadline)
                 if choice is None:
-                    raise
+                    if exc.code not in _UNREACHED or not pauses_s or self._now() > deadline:
+                        raise
+                    await anyio.sleep(pauses_s.pop(0))
+                    continue
+            except BaseException:
+                breaker.leave()
+                raise
             else:
+                self._learn(outgoing.upstream, failed=False)
                 if answer.outcome is GOOD:
                     return answer
                 choice = await self._better_than(answer, outgoing, exchange, been, deadline)
@@ -71,41 +84,6 @@ class Failover:
                 answer.drop()
             assert outgoing.again is not None
             outgoing = await outgoing.again(choice)
-
-    async def _obtain_here(self, outgoing: Outgoing, exchange: Exchange, deadline: float) -> Answer:
-        """From this upstream. Raises QProxyError."""
-        breaker = self._breakers[outgoing.upstream]
-        wait_s = breaker.wait_s(self._now())
-        if wait_s:
-            raise InternalError(
-                "overloaded",
-                "The upstream failed too often and is left alone for a moment. Try again shortly.",
-                retry_after_s=ceil(wait_s),
-            )
-        try:
-            answer = await self._connected(outgoing, exchange, deadline)
-        except QProxyError as exc:
-            self._learn(outgoing.upstream, failed=exc.code in _FAILURES)
-            raise
-        except BaseException:
-            breaker.leave()
-            raise
-        self._learn(outgoing.upstream, failed=False)
-        return answer
-
-    async def _connected(self, outgoing: Outgoing, exchange: Exchange, deadline: float) -> Answer:
-        """With a second and a third try where no connection could be made, and there is nowhere else to go."""
-        for pause_s in PAUSES_S:
-            try:
-                return await self._attempts.obtain(outgoing, exchange)
-            except UpstreamError as exc:
-                if exc.code not in _UNREACHED or self._now() + pause_s > deadline:
-                    raise
-                been = [(outgoing.upstream, exchange.model)]
-                if self._elsewhere(outgoing, exchange, triggers_of_error(exc), been, deadline) is not None:
-                    raise
-            await anyio.sleep(pause_s)
-        return await self._attempts.obtain(outgoing, exchange)
 
     async def _better_than(
         self,
@@ -146,6 +124,14 @@ class Failover:
             breaker.succeed()
         if breaker.state is not before:
             log.warning("upstream %s: its breaker is %s", upstream, breaker.state.value)
+
+
+def left_alone(wait_s: float) -> InternalError:
+    return InternalError(
+        "overloaded",
+        "The upstream failed too often and is left alone for a moment. Try again shortly.",
+        retry_after_s=ceil(wait_s),
+    )
 
 
 def _note_place(outgoing: Outgoing, exchange: Exchange) -> None:

@@ -193,6 +193,12 @@ class UpstreamResponse(httpcore.Response):
     async def aclose(self) -> None:
         self.close()
 
+    def at_hand(self) -> bytes | None:
+        """The whole of a short body of known length, where it is here already. It stays where it is."""
+        length = self.head.content_length
+        buffer = self._connection.wire.buffer
+        return buffer[:length] if length is not None and length <= len(buffer) else None
+
     async def peek(self, size_bytes: int, wait_s: float, enough: Callable[[bytes], bool] = never) -> bytes:
         """The beginning of the payload, which stays where it is: all of a short body, or at least `size_bytes` of a
         longer one, or `enough` of it, as far as it comes within `wait_s`. Raises UpstreamError

@@ -161,7 +161,10 @@ class KeptLogin:
         self._forget_unsaved()
         self._state.is_read_only = content.is_foreign
         written_s = content.version.mtime_ns / 1e9
+        is_first = self._state.token is None
         self._use(token, written_s + self._clock.skew_s if written_s else self._clock.now_s())
+        if is_first and written_s:  # a start is no new login
+            self.taken_at_s = min(self.taken_at_s, written_s)
         if content.is_loose:
             self._report("others than its owner can open the login's file: its mode should be 0600")
         if content.is_foreign:

@@ -11,25 +11,42 @@ import contextlib
 import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
+
+from qproxy.core.local import error_answer
+from qproxy.core.outgoing import CLOSE, local_response
+from qproxy.errors import DownstreamError, InternalError, QProxyError
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # the kernel caps it at net.core.somaxconn
 BATCH = 64
 PAUSE_S = 0.1
+WARN_EVERY_S = 60.0
+UNIX_PEER = "unix"  # all peers of a unix socket, which have no address
 _DEFECTS = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 """All other errors of accept(2) are weather: no descriptors, or what befell a connection while it waited."""
-_BUSY_BODY = (
-    b'{"error":{"message":"Too many connections are open. Try again shortly.","type":"overloaded_error",'
-    b'"param":null,"code":"overloaded"}}'
-)
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nx-should-retry: true\r\nRetry-After: 1\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
+
+
+def _turning_away(error: QProxyError) -> bytes:
+    """The whole response to a connection that is not served: no request was read, so it has no id."""
+    answer = error_answer(error, b"")
+    headers = tuple(field for field in answer.headers if field[0] != b"x-request-id")
+    return local_response(replace(answer, headers=headers), method=b"GET", own=CLOSE)
+
+
+_BUSY = _turning_away(InternalError("overloaded", "Too many connections are open. Try again shortly.", retry_after_s=1))
+_TOO_MANY_OF_YOURS = _turning_away(
+    DownstreamError(
+        "rate_limited",
+        "Too many connections from your address are open. Close some, or send more requests on each.",
+        retry_after_s=1,
+    )
 )
 
 Handler = Callable[[socket.socket, str], Awaitable[None]]
@@ -92,62 +109,113 @@ def address_of(sock: socket.socket) -> str:
 
 
 class Listener:
-    """Accepts until it is cancelled; each connection is a task of its own."""
+    """Accepts until it is stopped or cancelled; each connection is a task of its own. `max_per_address` of them may
+    come from one address; 0: no limit. `ended` is set when nothing of it runs any more."""
 
-    def __init__(self, sockets: Sequence[socket.socket], handler: Handler, max_connections: int) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], handler: Handler, max_connections: int, max_per_address: int = 0
+    ) -> None:
         self._sockets = sockets
         self._handler = handler
         self._max_connections = max_connections
+        self._max_per_address = max_per_address
         self._open = 0
-        self._warned = False
+        self._open_by_address: Counter[str] = Counter()
+        self._accepting = anyio.CancelScope()
+        self._warned_s = -WARN_EVERY_S
+        self.ended = anyio.Event()
 
     async def serve(self) -> None:
-        async with anyio.create_task_group() as tasks:
-            for sock in self._sockets:
-                tasks.start_soon(self._accept_all, sock, tasks)
+        """Until `stop`, and from then on until the last connection has ended."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                with self._accepting:
+                    async with anyio.create_task_group() as acceptors:
+                        for sock in self._sockets:
+                            acceptors.start_soon(self._accept_all, sock, tasks)
+                for sock in self._sockets:
+                    self._accept_last(sock, tasks)
+                    close(sock)
+        finally:
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Accept no more, and close the listening sockets. Connections that are open live on."""
+        self._accepting.cancel()
 
     async def _accept_all(self, listening: socket.socket, tasks: anyio.abc.TaskGroup) -> None:
         while True:
             await anyio.wait_readable(listening)
             try:
-                for _ in range(BATCH):
-                    sock, address = listening.accept()
-                    sock.setblocking(False)
-                    if self._open >= self._max_connections:
-                        _turn_away(sock)
-                    else:
-                        self._open += 1
-                        tasks.start_soon(self._handle, sock, _peer(address))
-            except BlockingIOError:
-                pass
-            except ConnectionAbortedError:
-                pass  # it left while it waited
+                self._accept(listening, tasks, BATCH)
             except OSError as exc:
                 if exc.errno in _DEFECTS:
                     raise
                 self._warn(exc)
                 await anyio.sleep(PAUSE_S)
 
+    def _accept_last(self, listening: socket.socket, tasks: anyio.abc.TaskGroup) -> None:
+        """The kernel has connected these already, and would reset them when the socket is closed."""
+        with contextlib.suppress(OSError):
+            self._accept(listening, tasks, BACKLOG)
+
+    def _accept(self, listening: socket.socket, tasks: anyio.abc.TaskGroup, most: int) -> None:
+        """Whoever waits, up to `most`. Raises OSError."""
+        try:
+            for _ in range(most):
+                sock, address = listening.accept()
+                sock.setblocking(False)
+                peer = _peer(address)
+                refusal = self._refusal(peer)
+                if refusal is not None:
+                    _turn_away(sock, refusal)
+                else:
+                    self._count(peer)
+                    tasks.start_soon(self._handle, sock, peer)
+        except BlockingIOError:
+            pass
+        except ConnectionAbortedError:
+            pass  # it left while it waited
+
     async def _handle(self, sock: socket.socket, peer: str) -> None:
         try:
             await self._handler(sock, peer)
         finally:
-            self._open -= 1
+            self._discount(peer)
+
+    def _refusal(self, peer: str) -> bytes | None:
+        """The answer to one more connection from there, where it is one too many."""
+        if self._open >= self._max_connections:
+            return _BUSY
+        if self._max_per_address and peer != UNIX_PEER and self._open_by_address[peer] >= self._max_per_address:
+            return _TOO_MANY_OF_YOURS
+        return None
+
+    def _count(self, peer: str) -> None:
+        self._open += 1
+        self._open_by_address[peer] += 1
+
+    def _discount(self, peer: str) -> None:
+        self._open -= 1
+        self._open_by_address[peer] -= 1
+        if not self._open_by_address[peer]:
+            del self._open_by_address[peer]
 
     def _warn(self, exc: OSError) -> None:
-        if not self._warned:
-            self._warned = True
+        now_s = anyio.current_time()
+        if now_s - self._warned_s >= WARN_EVERY_S:
+            self._warned_s = now_s
             log.warning("accepting pauses: %s", exc.strerror)
 
 
 def _peer(address: object) -> str:
-    return str(address[0]) if isinstance(address, tuple) else "unix"
+    return str(address[0]) if isinstance(address, tuple) else UNIX_PEER
 
 
-def _turn_away(sock: socket.socket) -> None:
+def _turn_away(sock: socket.socket, answer: bytes) -> None:
     with contextlib.closing(sock):
         try:
-            sock.send(_BUSY)
+            sock.send(answer)
         except OSError:
             pass  # it left already
 
@@ -159,7 +227,14 @@ def closing_all(sockets: Sequence[socket.socket]) -> Iterator[None]:
         yield
     finally:
         for sock in sockets:
-            path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-            sock.close()
-            if path:
-                Path(path).unlink(missing_ok=True)
+            close(sock)
+
+
+def close(sock: socket.socket) -> None:
+    """Close a listening socket and take a unix socket's path away; once, since it may be another server's soon."""
+    if sock.fileno() < 0:
+        return
+    path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+    sock.close()
+    if path:
+        Path(path).unlink(missing_ok=True)

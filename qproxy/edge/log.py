@@ -1,34 +1,32 @@
 """The access line: one a request, written beside the loop, in batches.
 
-An exchange appends its line to a list. A task takes the list a few times a second and a worker thread writes it; what
-comes faster than the disk takes is dropped and counted, never waited for. The line is formatted at once, in two
-microseconds: thousands of them in the thread would take the interpreter lock from the loop for milliseconds.
+An exchange appends its line to a list. A few times a second a thread takes the list and writes it; what comes faster
+than the disk takes is dropped and counted, never waited for. The line is formatted at once, in two microseconds:
+thousands of them in the thread would take the interpreter lock from the loop for milliseconds.
 """
 
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterable
-from typing import TextIO
 
 import anyio
-import anyio.to_thread
 
 from qproxy.core.exchange import ExchangeRecord
+from qproxy.edge.writer import BackgroundWriter, take_all, write_to_stderr
 
 FLUSH_S = 0.25
 MAX_WAITING = 50_000
 
 
 class AccessLog:
-    """Writes to `stderr` or appends to a file. A destination that fails is given up; serving goes on."""
+    """Writes to `stderr` or appends to a file. What a destination does not take is lost; serving goes on."""
 
     def __init__(self, target: str) -> None:
-        self._target = target
         self._waiting: list[str] = []
         self._dropped = 0
-        self._failed = False
+        self._target = target
+        self._writer = BackgroundWriter("qproxy-access-log", self._take, self._write)
 
     def record(self, record: ExchangeRecord) -> None:
         if len(self._waiting) < MAX_WAITING:
@@ -37,37 +35,33 @@ class AccessLog:
             self._dropped += 1
 
     async def run(self) -> None:
-        """Until cancelled; what is left is written by `flush`."""
+        """Until cancelled; what is left is written by `close`."""
         while True:
             await anyio.sleep(FLUSH_S)
             if self._waiting:
-                await anyio.to_thread.run_sync(self.flush)
+                self._writer.wake()
 
     def flush(self) -> None:
-        """Write what waits. Blocks."""
-        waiting, self._waiting = self._waiting, []
+        """Have written what waits. Blocks for half a second at most."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left. Blocks for half a second at most."""
+        if self._waiting:
+            self._writer.wake()
+        self._writer.close()
+
+    def _take(self) -> str:
         dropped, self._dropped = self._dropped, 0
-        if self._failed or not (waiting or dropped):
-            return
-        text = "".join(waiting)
-        if dropped:
-            text += f"dropped={dropped} access lines\n"
-        try:
-            self._write(text)
-        except (OSError, ValueError):
-            self._failed = True  # closed, full or taken away: serving matters more
+        text = "".join(take_all(self._waiting))
+        return f"{text}dropped={dropped} access lines\n" if dropped else text
 
     def _write(self, text: str) -> None:
         if self._target == "stderr":
-            _write_to(sys.stderr, text)
-        else:
-            with io.open(self._target, "a", encoding="utf-8") as file:  # noqa: UP020 - rotated files are followed
-                _write_to(file, text)
-
-
-def _write_to(file: TextIO, text: str) -> None:
-    file.write(text)
-    file.flush()
+            write_to_stderr(text)
+            return
+        with io.open(self._target, "a", encoding="utf-8") as file:  # noqa: UP020 - rotated files are followed
+            file.write(text)
 
 
 def access_line(record: ExchangeRecord) -> str:

@@ -42,6 +42,7 @@ class Logins:
         self._tasks = tasks
         self._is_given = is_given
         self._keepers: dict[str, TokenKeeper] = {}
+        self._marked: set[str] = set()  # removed at once, and seen to be
 
     def keepers(self) -> Mapping[str, TokenKeeper]:
         """Those of all logins, by account."""
@@ -49,8 +50,9 @@ class Logins:
 
     async def look(self) -> None:
         """Take over who has come and who has gone."""
-        found, cut = await anyio.to_thread.run_sync(self._read_folder)
-        for account in [account for account in self._keepers if account not in found]:
+        found, marked = await anyio.to_thread.run_sync(self._read_folder)
+        cut, self._marked = marked - self._marked, marked
+        for account in [account for account in self._keepers if account not in found or account in cut]:
             self._drop(account)
             if account in cut:
                 self._cut(account)
@@ -65,15 +67,26 @@ class Logins:
             await self.look()
             self._accounts.tend()
 
+    async def land(self, limit_s: float) -> None:
+        """Renew nothing any more. What is being renewed has `limit_s` to be saved: a login that is renewed and not
+        saved is lost."""
+        keepers = tuple(self._keepers.values())
+        with anyio.move_on_after(limit_s):
+            for keeper in keepers:
+                await keeper.land()
+        for keeper in keepers:
+            keeper.abandon()
+
     def _read_folder(self) -> tuple[list[str], set[str]]:
         """Who has a login, and who of those that we know was removed at once."""
         try:
             found = self._files.accounts()
         except OSError:  # the folder cannot be read now: nobody has gone for that
             return list(self._keepers), set()
-        if DEFAULT_ACCOUNT not in found and (self._is_given or not found):
+        if self._is_given and DEFAULT_ACCOUNT not in found:
             found.insert(0, DEFAULT_ACCOUNT)
-        return found, {account for account in self._keepers if self._files.is_cut(account)}
+        marked = {account for account in self._keepers if account not in found and self._files.is_cut(account)}
+        return found or [DEFAULT_ACCOUNT], marked
 
     def _take(self, account: str) -> None:
         keeper = self._keepers[account] = self._make_keeper(account)

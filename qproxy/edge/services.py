@@ -13,8 +13,9 @@ from qproxy.core.local import LocalServices
 from qproxy.core.models import ModelRouter
 from qproxy.core.route import RouteTable
 from qproxy.edge.accounts import Accounts
-from qproxy.edge.drain import Drain
+from qproxy.edge.activity import Activity
 from qproxy.edge.admission import Admission
+from qproxy.edge.drain import Drain
 from qproxy.edge.failover import Failover
 from qproxy.edge.runtime import Runtime
 
@@ -35,6 +36,7 @@ class Services:
     accounts: Accounts
     failover: Failover
     local: LocalServices
+    activity: Activity
     drain: Drain
     record: Callable[[ExchangeRecord], None]
     new_request_id: Callable[[], bytes]

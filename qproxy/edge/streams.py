@@ -41,6 +41,10 @@ ANSWER_HIGH_BYTES = 64 * 1024
 """The same towards a client: with the read that goes over it, a reader that is stuck costs less than 512 KiB."""
 
 
+LATE_S = 0.1
+"""A timer that rings so much later than it should rings in a process that was stopped, or starved."""
+
+
 class StreamTimeout(httpcore.ReadTimeout):
     """The peer was silent for longer than the phase allows."""
 
@@ -73,6 +77,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._expired = False
         self._timer: Timer | None = None
         self._fires_at = math.inf
+        self._rings_late = False
         self._stall_s = math.inf
         self._stall_timer: Timer | None = None
         self._unsent_bytes = 0
@@ -249,9 +254,13 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._timer = self._runtime.call_later(delay_s, self._ring)
 
     def _ring(self) -> None:
+        now = self._runtime.now()
+        self._rings_late = now - self._fires_at > LATE_S and not self._rings_late
         self._timer = None
         self._fires_at = math.inf
-        now = self._runtime.now()
+        if self._rings_late:  # the loop stood still: what has come meanwhile is read before anybody is blamed
+            self._arm(LATE_S)
+            return
         if self._reading_paused:
             self._last_read = now  # the silence is ours
         deadline = self._deadline + self._read_bytes / self._slowest_bytes_per_s

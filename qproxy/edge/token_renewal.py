@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from qproxy.core.device_flow import OAuthClient
@@ -60,6 +61,11 @@ class Renewal:
         self._clock = clock
         self._settings = settings
         self._report = report
+        self._shield = anyio.CancelScope(shield=True)
+
+    def abandon(self) -> None:
+        """Let a cancellation interrupt the work that is under way."""
+        self._shield.shield = False
 
     def has_work(self) -> bool:
         """Whether `put_in_order` would do something now."""
@@ -69,10 +75,10 @@ class Renewal:
         """Save what is not saved, renew what is due. Afterwards the state says how it went."""
         try:
             if await self._take_lock():
-                async with anyio.create_task_group() as beside:
-                    beside.start_soon(self._keep_lock)
-                    await self._save_and_renew()
-                    beside.cancel_scope.cancel()
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                # What the server gives must not be lost by shutting down.
+                with anyio.CancelScope(shield=True) as self._shield:
+                    await self._work_under_lock()
         finally:
             if self._lock is not None:
                 with anyio.CancelScope(shield=True):
@@ -101,6 +107,12 @@ class Renewal:
         self._fail("another process does not let go of the login's lock")
         return False
 
+    async def _work_under_lock(self) -> None:
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_lock)
+            await self._save_and_renew()
+            beside.cancel_scope.cancel()
+
     async def _keep_lock(self) -> None:
         while self._lock is not None:
             await anyio.sleep(self._settings.lock_renewal_s)
@@ -111,8 +123,7 @@ class Renewal:
         await self._login.save_again()
         token = self._state.token
         if token is not None and self._is_due():
-            with anyio.CancelScope(shield=True):  # what the server has given must not be lost by shutting down
-                await self._renew(token)
+            await self._renew(token)
 
     async def _renew(self, token: OAuthToken) -> None:
         reply = await self._post(token)

@@ -81,8 +81,8 @@ class TokenKeeper:
         self._life = anyio.CancelScope()
 
     def current(self) -> Credential:
-        """The token with its address, without waiting. Raises AccountError where there is none to be had at once; a
-        renewal that would help has been begun."""
+        """The token with its address, without waiting. Raises AccountError where there is none to be had at once, and
+        begins nothing then: whoever asks may have another account."""
         credential = self._at_hand()
         if credential is None:
             raise self._state.error(self._clock.now_s(), self._clock.monotonic_s())
@@ -149,8 +149,18 @@ class TokenKeeper:
         """The account is gone: nothing is renewed for it any more unless somebody asks."""
         self._life.cancel()
 
+    async def land(self) -> None:
+        """Renew nothing ahead of time any more; returns when the renewal that is under way has ended."""
+        self.stop()
+        while self._flight is not None:
+            await self._flight.wait()
+
+    def abandon(self) -> None:
+        """From here on the end of the server interrupts a renewal, and may cost the login."""
+        self._renewal.abandon()
+
     def _at_hand(self) -> Credential | None:
-        """What can be used without waiting. Begins a renewal where it is time for one."""
+        """What can be used without waiting. Begins a renewal beside it where it is time for one."""
         state = self._state
         now_s = self._clock.now_s()
         if not 0 <= now_s - self._looked_at_s < self._settings.look_s:
@@ -160,14 +170,15 @@ class TokenKeeper:
         if now_s < state.due_s:
             return state.credential
         monotonic_s = self._clock.monotonic_s()
-        if state.wants_renewal(now_s, monotonic_s):
+        credential = state.credential_at(now_s, monotonic_s)
+        if credential is not None and state.wants_renewal(now_s, monotonic_s):
             self._launch()
-        return state.credential_at(now_s, monotonic_s)
+        return credential
 
     async def _renewed(self) -> Credential:
         with anyio.move_on_after(self._settings.wait_s):
-            while self._flight is not None:
-                await self._flight.wait()
+            while (flight := self._begun()) is not None:
+                await flight.wait()
                 credential = self._at_hand()
                 if credential is not None:
                     return credential
@@ -176,6 +187,12 @@ class TokenKeeper:
         if credential is None:
             raise self._state.error(now_s, self._clock.monotonic_s())
         return credential
+
+    def _begun(self) -> anyio.Event | None:
+        """The end of the renewal that is under way; begins one where it is time for it."""
+        if self._state.wants_renewal(self._clock.now_s(), self._clock.monotonic_s()):
+            self._launch()
+        return self._flight
 
     def _launch(self) -> None:
         if self._flight is None:

@@ -45,6 +45,7 @@ EXAMPLES: dict[str, tuple[object, object]] = {
     "pool_plan_keys": (True, False),
     "state_dir": ("/tmp/one", "/tmp/two"),
     "day_starts_at": ("16:00", "00:00+08:00"),
+    "stall_ms": (100, 0),
     "oauth_device_code_endpoint": ("https://one.example/code", "http://127.0.0.1:9/code"),
     "oauth_token_endpoint": ("https://one.example/token", "http://127.0.0.1:9/token"),
     "oauth_client_id": ("c-one", "c-two"),

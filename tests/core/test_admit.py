@@ -50,6 +50,24 @@ def test_a_right_key_opens_from_anywhere(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "place"),
+    [
+        (Facts(authorization=b"Bearer key-one"), 0),
+        (Facts(x_api_key=b"key-two"), 1),
+        (Facts(authorization=b"Bearer placeholder", x_api_key=b"key-one"), 0),
+        (Facts(authorization=b"Bearer \xff\x00bin"), 2),
+    ],
+)
+def test_which_key_it_was_is_told_by_its_place(facts: Facts, place: int) -> None:
+    assert KEYED.check(facts, needs_key=True) == place
+
+
+def test_where_no_key_is_looked_at_none_is_told() -> None:
+    assert KEYED.check(Facts(authorization=b"Bearer key-one"), needs_key=False) is None
+    assert OPEN.check(Facts(authorization=b"Bearer key-one"), needs_key=True) is None
+
+
+@pytest.mark.parametrize(
     "facts",
     [
         Facts(),

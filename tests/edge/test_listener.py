@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ import anyio
 import orjson
 import pytest
 
+from qproxy import app
 from qproxy.edge.listener import Listener, address_of, bind, closing_all
 from qproxy.simulator.wire import PeerLeft, Wire
 from tests.support.leaks import nothing_left, turns
-from tests.support.raw_client import connect, raw_client
+from tests.support.live import settings_for
+from tests.support.raw_client import connect, raw_client, request_head
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -44,13 +47,14 @@ async def listening(
     *,
     port: int = 0,
     max_connections: int = 100,
+    max_per_address: int = 0,
     handler: Callable[[socket.socket, str], Awaitable[None]] = greet_and_hold,
 ) -> AsyncIterator[list[socket.socket]]:
     async with nothing_left():
         sockets = await bind(host, port)
         with closing_all(sockets):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(Listener(sockets, handler, max_connections).serve)
+                tasks.start_soon(Listener(sockets, handler, max_connections, max_per_address).serve)
                 yield sockets
                 tasks.cancel_scope.cancel()
 
@@ -149,6 +153,51 @@ async def test_more_than_the_limit_are_turned_away_with_an_answer() -> None:
             await turns()
             async with raw_client(url) as fourth:
                 assert await greeting(fourth.wire) == b"127.0.0.1"
+
+
+class TestPerAddress:
+    async def test_more_than_its_share_are_turned_away_and_others_are_not(self) -> None:
+        async with listening(max_per_address=1) as sockets:
+            url = address_of(sockets[0])
+            async with raw_client(url) as first:
+                await greeting(first.wire)
+                async with raw_client(url) as second:
+                    answer = await second.answer()
+                    assert (answer.status, answer.error_code) == (429, "rate_limited")
+                    assert (answer.header(b"retry-after"), answer.header(b"connection")) == (b"1", b"close")
+                    assert await second.closed() == b""
+                with from_address("127.0.0.2", sockets[0]) as other:
+                    assert await greeting(other) == b"127.0.0.2"
+            await turns()
+            async with raw_client(url) as third:
+                assert await greeting(third.wire) == b"127.0.0.1"
+
+    async def test_peers_of_a_unix_socket_have_no_address(self, tmp_path: Path) -> None:
+        path = tmp_path / "q.sock"
+        async with listening(f"unix:{path}", max_per_address=1):
+            with ExitStack() as stack:
+                for _ in range(3):
+                    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    client.connect(str(path))
+                    client.setblocking(False)
+                    assert await greeting(Wire(client)) == b"unix"
+
+    async def test_the_setting_is_the_listeners(self) -> None:
+        settings = settings_for("http://127.0.0.1:9/v1")
+        settings = replace(settings, limits=replace(settings.limits, max_per_address=1))
+        async with app.running(settings) as proxy, raw_client(proxy.url) as first, raw_client(proxy.url) as second:
+            assert (await first.ask(request_head("GET", "/livez"))).status == 200
+            assert (await second.answer()).error_code == "rate_limited"
+
+
+@contextmanager
+def from_address(address: str, listening: socket.socket) -> Iterator[Wire]:
+    """A connection from that address of this machine."""
+    with socket.socket() as sock:
+        sock.bind((address, 0))
+        sock.connect(listening.getsockname())
+        sock.setblocking(False)
+        yield Wire(sock)
 
 
 async def test_many_at_once() -> None:

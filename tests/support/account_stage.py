@@ -34,6 +34,12 @@ def chat_body(model: str = MODEL, **fields: object) -> dict[str, object]:
     return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
 
 
+def error_of(answered: Answer) -> tuple[int, str, str]:
+    """Status, code and message."""
+    error = answered.json()["error"]
+    return answered.status, error["code"], error["message"]
+
+
 def with_keys(settings: Settings, *keys: str) -> Settings:
     """The same settings with these keys of every upstream that takes one; the accounts are `key-1`, `key-2` ..."""
     secrets = tuple(map(Secret, keys))
@@ -46,7 +52,7 @@ def with_keys(settings: Settings, *keys: str) -> Settings:
 
 def key_settings(simulator: Simulator, *keys: str, **flags: object) -> Settings:
     """Accounts in the order of the keys, the first one used until it is out."""
-    return with_keys(settings_for(simulator.base_url, **{"rotation": "fill_first", **flags}), *keys)
+    return with_keys(settings_for(simulator.base_url, None, **{"rotation": "fill_first", **flags}), *keys)
 
 
 def login_settings(simulator: Simulator, home: Path, **flags: object) -> Settings:

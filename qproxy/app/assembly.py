@@ -1,0 +1,231 @@
+"""Puts a proxy together from its settings: upstreams and their accounts, routes, gate, local services."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import anyio
+import anyio.abc
+
+from qproxy.app.clients import USER_AGENT, login_server_of, new_ssl_context
+from qproxy.app.health import Health
+from qproxy.app.logins import login_store
+from qproxy.config import Settings
+from qproxy.core.account import AccountBook, AccountKind
+from qproxy.core.admit import Gate
+from qproxy.core.exchange import ExchangeRecord
+from qproxy.core.fallback import Fallbacks
+from qproxy.core.known_heads import KnownHeads
+from qproxy.core.local import LocalServices
+from qproxy.core.models import ModelRouter
+from qproxy.core.rotation import POLICIES
+from qproxy.core.route import RouteTable
+from qproxy.core.upstream import Upstream
+from qproxy.edge.accounts import Accounts
+from qproxy.edge.activity import Activity
+from qproxy.edge.admission import admission_for
+from qproxy.edge.attempts import Attempts
+from qproxy.edge.connection import Connection
+from qproxy.edge.credentials import StaticKey
+from qproxy.edge.diagnosis import AccountDiagnosis
+from qproxy.edge.drain import Drain
+from qproxy.edge.failover import Failover
+from qproxy.edge.ledger import Ledger
+from qproxy.edge.log import AccessLog
+from qproxy.edge.login_desk import LoginDesk
+from qproxy.edge.login_files import LoginFiles
+from qproxy.edge.logins import Logins
+from qproxy.edge.runtime import Runtime
+from qproxy.edge.services import Services
+from qproxy.edge.store import Store
+from qproxy.edge.streams import ANSWER_HIGH_BYTES, open_stream
+from qproxy.edge.token_renewal import RenewalSettings
+from qproxy.edge.tokens import KeeperSettings, TokenKeeper
+from qproxy.edge.upstreams import Upstreams
+from qproxy.endpoints import ENDPOINTS
+from qproxy.endpoints.catalogue import ModelCatalogue
+from qproxy.upstreams import PRESETS
+
+log = logging.getLogger(__name__)
+
+NO_KEY = "no-key"  # the account of an upstream that takes no key
+
+
+class App:
+    """One proxy, put together but not yet listening."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, tasks: anyio.abc.TaskGroup) -> None:
+        self.settings = settings
+        self._runtime = runtime
+        self._tasks = tasks
+        upstreams = {name: each.upstream for name, each in settings.upstreams.items()}
+        policy = POLICIES[settings.rotation]
+        book = AccountBook(
+            lambda _: policy(), default_account=settings.default_account, day_starts_s=settings.day_offset_s
+        )
+        self.accounts = Accounts(book, time.time)
+        self.activity = Activity()
+        self.drain = Drain()
+        self.login_server = login_server_of(settings, runtime)
+        self.logins = self._logins(settings)
+        self.upstreams = Upstreams(
+            upstreams,
+            runtime,
+            limits=settings.limits,
+            timeouts=settings.timeouts,
+            make_ssl_context=new_ssl_context,
+            user_agent=USER_AGENT,
+        )
+        ordered = _default_first(upstreams, settings.default_upstream)
+        attempts = Attempts(self.accounts, self.upstreams, time.time, settings.timeouts.peek_s)
+        self.failover = Failover(attempts, Fallbacks(settings.fallbacks), upstreams, runtime)
+        self.catalogue = ModelCatalogue(ordered, attempts, clock=runtime.now)
+        self.access_log = AccessLog(settings.access_log)
+        self.store = Store(settings.state_dir) if settings.state_dir is not None else None
+        self.ledger = Ledger(self.store, self.accounts, time.time, settings.day_offset_s) if self.store else None
+        self.services = Services(
+            runtime=runtime,
+            limits=settings.limits,
+            timeouts=settings.timeouts,
+            heads=KnownHeads(settings.limits),
+            routes=RouteTable(ENDPOINTS),
+            gate=Gate(
+                [key.reveal().encode() for key in settings.api_keys],
+                settings.allowed_hosts,
+                settings.cors_origins,
+                settings.admin_key.reveal().encode() if settings.admin_key is not None else None,
+            ),
+            admission=admission_for(
+                settings.limits,
+                settings.timeouts.queue_wait_s,
+                {name: upstream.max_exchanges for name, upstream in upstreams.items() if upstream.max_exchanges},
+                runtime,
+            ),
+            models=ModelRouter(
+                settings.models,
+                tuple(upstreams),
+                settings.default_upstream,
+                settings.default_model,
+                {name: upstream.default_model for name, upstream in upstreams.items()},
+            ),
+            accounts=self.accounts,
+            failover=self.failover,
+            local=LocalServices(
+                self.catalogue,
+                Health(ordered, self.accounts, self.drain, runtime),
+                self._login_desk(settings),
+                self._diagnosis(settings),
+            ),
+            activity=self.activity,
+            drain=self.drain,
+            record=self._recorder(),
+            new_request_id=_request_ids(),
+            include_usage=settings.include_usage,
+        )
+
+    def _recorder(self) -> Callable[[ExchangeRecord], None]:
+        """Tells whoever wants to know of a settled exchange."""
+        listeners = [] if self.settings.access_log == "off" else [self.access_log.record]
+        if self.ledger is not None:
+            listeners.append(self.ledger.record)
+
+        def record(settled: ExchangeRecord) -> None:
+            for listener in listeners:
+                listener(settled)
+
+        return record
+
+    def _login_desk(self, settings: Settings) -> LoginDesk:
+        login = settings.login
+        files = LoginFiles(login.home, login.creds_file)
+        return LoginDesk(self.login_server, files.save, self._tasks, allowed_hosts=login.allowed_hosts)
+
+    def _diagnosis(self, settings: Settings) -> AccountDiagnosis:
+        """Its call goes to the default upstream."""
+        name = settings.default_upstream
+        model, hint = settings.default_model, ""
+        if name is not None:
+            upstream = settings.upstreams[name].upstream
+            model = model or upstream.default_model
+            hint = PRESETS[name].hint if name in PRESETS else ""
+        return AccountDiagnosis(
+            self.logins.keepers, self.accounts, self.upstreams, upstream=name, model=model, hint=hint
+        )
+
+    def _logins(self, settings: Settings) -> Logins:
+        login = settings.login
+        files = LoginFiles(login.home, login.creds_file)
+        keeper_settings = KeeperSettings(
+            RenewalSettings(self.login_server.client, login.allowed_hosts), refresh_buffer_ms=login.refresh_buffer_ms
+        )
+
+        def make_keeper(account: str) -> TokenKeeper:
+            store = login_store(settings, files, account)
+            tokens = self.login_server.tokens
+            return TokenKeeper(account, store, tokens, self._tasks, keeper_settings, report=log.warning)
+
+        upstreams = [name for name, each in settings.upstreams.items() if each.upstream.base is None]
+        is_given = login.creds is not None
+        return Logins(upstreams, files, self.accounts, make_keeper, self._tasks, is_given=is_given)
+
+    async def start(self) -> None:
+        """Find the accounts, and begin what runs beside the requests."""
+        for name, each in self.settings.upstreams.items():
+            for account, key in each.key_accounts().items():
+                self.accounts.add(name, account, AccountKind.API_KEY, StaticKey(key.reveal()))
+            if each.upstream.base is not None and not each.keys:
+                self.accounts.add(name, NO_KEY, AccountKind.API_KEY, StaticKey(""))
+        if any(each.upstream.base is None for each in self.settings.upstreams.values()):
+            await self.logins.look()
+            self._tasks.start_soon(self.logins.run)
+        if self.ledger is not None:
+            self.ledger.restore()
+        self._tasks.start_soon(self.access_log.run)
+
+    @contextlib.asynccontextmanager
+    async def keeping_state(self) -> AsyncIterator[None]:
+        """Counts and the accounts' health outlive the process, where there is a folder for them."""
+        if self.store is None or self.ledger is None:
+            yield
+            return
+        async with self.store:
+            self._tasks.start_soon(self.ledger.run)
+            try:
+                yield
+            finally:
+                self.ledger.save()
+
+    async def close(self, renewal_s: float) -> None:
+        """To be called when no connection is left. Logins that are being renewed have `renewal_s` to be saved."""
+        await self.logins.land(renewal_s)
+        await self.upstreams.aclose()
+        await self.login_server.aclose()
+        self.access_log.close()
+
+    async def handle(self, sock: socket.socket, peer: str) -> None:
+        """Serve one client to the end of its connection."""
+        stream = await open_stream(self._runtime, sock, ANSWER_HIGH_BYTES)
+        connection = Connection(stream, peer, self.services)
+        self.drain.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self.drain.remove(connection)
+
+
+def _default_first(upstreams: Mapping[str, Upstream], default: str | None) -> tuple[Upstream, ...]:
+    ordered = sorted(upstreams.values(), key=lambda upstream: upstream.name != default)
+    return tuple(ordered)
+
+
+def _request_ids() -> Callable[[], bytes]:
+    """Ids that are unique across processes and cost an addition."""
+    prefix = f"qp-{secrets.token_hex(6)}-".encode()
+    counter = itertools.count(1)
+    return lambda: b"%b%x" % (prefix, next(counter))

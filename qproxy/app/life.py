@@ -1,0 +1,133 @@
+"""A proxy's life: it listens, serves and leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import anyio
+import anyio.abc
+
+from qproxy.app.assembly import App
+from qproxy.app.background import background
+from qproxy.config import Settings
+from qproxy.edge.drain import Stage
+from qproxy.edge.listener import Listener, address_of, bind, closing_all
+from qproxy.edge.process import connections_carried, tune_process
+from qproxy.edge.runtime import current_runtime
+from qproxy.edge.stall_watch import StallWatch
+from qproxy.edge.writer import logging_beside
+
+log = logging.getLogger(__name__)
+
+FAREWELL_S = 0.5  # for the last words of answers that are broken off to be taken
+RENEWAL_S = 8.0  # for a login that is being renewed to be saved: without that it is lost (faults.md P03)
+HURRIED_RENEWAL_S = 0.5
+
+
+class Running:
+    """A proxy that listens. `url` has no path; `port` is 0 on a unix socket.
+
+    Leaving the block of `running` cuts whatever is under way; `drain` first lets clients have their answers.
+    """
+
+    def __init__(self, app: App, listener: Listener, sockets: Sequence[socket.socket]) -> None:
+        self.app = app
+        self.url = address_of(sockets[0])
+        self.port = 0 if sockets[0].family == socket.AF_UNIX else int(sockets[0].getsockname()[1])
+        self.renewal_s = RENEWAL_S
+        self._listener = listener
+
+    async def drain(self) -> None:
+        """Leave in good order: no new requests; those under way have `timeouts.drain_s` to finish and are broken off
+        then. Returns when no connection is left, or half a second after that time."""
+        timeouts = self.app.settings.timeouts
+        self.app.drain.advance(Stage.LEAVING)
+        await anyio.sleep(timeouts.drain_delay_s)
+        self._listener.stop()
+        self.app.drain.advance(Stage.CLOSED)
+        with anyio.move_on_after(timeouts.drain_s):
+            await self._listener.ended.wait()
+        await self._break_off()
+
+    async def hurry(self) -> None:
+        """Break off everything at once. Clients are told where that is possible."""
+        self.renewal_s = HURRIED_RENEWAL_S
+        self._listener.stop()
+        await self._break_off()
+
+    async def _break_off(self) -> None:
+        under_way = self.app.activity.under_way
+        if under_way:
+            log.warning("stopping: requests that were broken off: %d", under_way)
+        self.app.drain.break_off()
+        with anyio.move_on_after(FAREWELL_S):
+            await self._listener.ended.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A proxy on the loop that runs, until the block is left; then every connection is cut. Raises OSError where the
+    address cannot be bound."""
+    sockets = await bind(settings.host, settings.port)
+    with closing_all(sockets):
+        async with background() as tasks:
+            app = App(settings, current_runtime(tasks), tasks)
+            listener = Listener(sockets, app.handle, max_connections(settings), settings.limits.max_per_address)
+            proxy = Running(app, listener, sockets)
+            async with app.keeping_state():
+                try:
+                    await app.start()
+                    async with background() as connections:
+                        connections.start_soon(listener.serve)
+                        yield proxy
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await app.close(proxy.renewal_s)
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain; a second signal ends that. `announce` gets the URL once connections
+    are accepted, and must not wait. Raises OSError."""
+    tune_process()
+    with logging_beside(), anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with running(settings) as proxy:
+            with _watching_stalls(proxy.app):
+                announce(proxy.url)
+                await anext(signals)
+                await _leave(proxy, signals)
+
+
+async def _leave(proxy: Running, signals: AsyncIterator[signal.Signals]) -> None:
+    under_way = proxy.app.activity.under_way
+    if under_way:
+        drain_s = proxy.app.settings.timeouts.drain_s
+        log.warning("stopping: requests under way: %d; they have %g s; a second signal ends them", under_way, drain_s)
+
+    async def watch() -> None:
+        await anext(signals)
+        draining.cancel()
+
+    draining = anyio.CancelScope()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        with draining:
+            await proxy.drain()
+        tasks.cancel_scope.cancel()
+    if draining.cancel_called:
+        await proxy.hurry()
+
+
+def _watching_stalls(app: App) -> contextlib.AbstractContextManager[None]:
+    limit_ms = app.settings.stall_ms
+    if not limit_ms:
+        return contextlib.nullcontext()
+    return StallWatch(app.services.runtime, limit_ms / 1000, app.activity).running()
+
+
+def max_connections(settings: Settings) -> int:
+    """How many clients are let in: the setting, or what the descriptor limit carries."""
+    return settings.limits.max_connections or connections_carried()
