@@ -1,4 +1,4 @@
-"""`python -m bench run | compare | profile | install`."""
+"""`python -m bench run | compare | show | profile | soak | install`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bench.rivals.base import InstallError, Rival
 from bench.rivals.qproxy import judged_qproxy, qproxy
 from bench.runner import Plan, execute
 from bench.scenarios import SCENARIOS
+from bench.soak import command as soak
 from bench.tools import BUILD, ToolError
 
 BACKENDS = ("uvloop", "asyncio", "trio")
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
     profile.add_argument("--seconds", type=float, default=10.0)
     profile.set_defaults(action=profile_command)
+    soak.add_options(commands.add_parser("soak", parents=[built], help="a storm of faults, and what it did"), BACKENDS)
     install = commands.add_parser("install", parents=[built], help="fetch rivals")
     install.add_argument("names", nargs="+", choices=("all", *RIVALS))
     install.set_defaults(action=install_command)

@@ -19,6 +19,7 @@ from qproxy.app.logins import login_store
 from qproxy.config import Settings
 from qproxy.core.account import AccountBook, AccountKind
 from qproxy.core.admit import Gate
+from qproxy.core.breaker import Breaker, NeverOpen
 from qproxy.core.exchange import ExchangeRecord
 from qproxy.core.fallback import Fallbacks
 from qproxy.core.known_heads import KnownHeads
@@ -83,8 +84,11 @@ class App:
             user_agent=USER_AGENT,
         )
         ordered = _default_first(upstreams, settings.default_upstream)
-        attempts = Attempts(self.accounts, self.upstreams, time.time, settings.timeouts.peek_s)
-        self.failover = Failover(attempts, Fallbacks(settings.fallbacks), upstreams, runtime)
+        attempts = Attempts(
+            self.accounts, self.upstreams, time.time, settings.timeouts.peek_s, retry_on_5xx=settings.retry_on_5xx
+        )
+        breakers = {name: Breaker() if settings.breaker else NeverOpen() for name in upstreams}
+        self.failover = Failover(attempts, Fallbacks(settings.fallbacks), breakers, runtime)
         self.catalogue = ModelCatalogue(ordered, attempts, clock=runtime.now)
         self.access_log = AccessLog(settings.access_log)
         self.store = Store(settings.state_dir) if settings.state_dir is not None else None
@@ -118,7 +122,7 @@ class App:
             failover=self.failover,
             local=LocalServices(
                 self.catalogue,
-                Health(ordered, self.accounts, self.drain, runtime),
+                Health(ordered, self.accounts, self.failover, self.drain, runtime),
                 self._login_desk(settings),
                 self._diagnosis(settings),
             ),
@@ -201,9 +205,9 @@ class App:
             finally:
                 self.ledger.save()
 
-    async def close(self, renewal_s: float) -> None:
-        """To be called when no connection is left. Logins that are being renewed have `renewal_s` to be saved."""
-        await self.logins.land(renewal_s)
+    async def close(self) -> None:
+        """To be called when no connection is left. A login that is still being renewed may be lost by this."""
+        self.logins.abandon()
         await self.upstreams.aclose()
         await self.login_server.aclose()
         self.access_log.close()

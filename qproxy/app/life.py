@@ -25,13 +25,14 @@ log = logging.getLogger(__name__)
 
 FAREWELL_S = 0.5  # for the last words of answers that are broken off to be taken
 RENEWAL_S = 8.0  # for a login that is being renewed to be saved: without that it is lost (faults.md P03)
-HURRIED_RENEWAL_S = 0.5
+HURRIED_RENEWAL_S = 1.0
 
 
 class Running:
     """A proxy that listens. `url` has no path; `port` is 0 on a unix socket.
 
     Leaving the block of `running` cuts whatever is under way; `drain` first lets clients have their answers.
+    `renewal_s` is how long the end of the block waits for logins that are being renewed.
     """
 
     def __init__(self, app: App, listener: Listener, sockets: Sequence[socket.socket]) -> None:
@@ -40,24 +41,38 @@ class Running:
         self.port = 0 if sockets[0].family == socket.AF_UNIX else int(sockets[0].getsockname()[1])
         self.renewal_s = RENEWAL_S
         self._listener = listener
+        self._grace = anyio.CancelScope()
+        self._saving = anyio.CancelScope()
 
     async def drain(self) -> None:
-        """Leave in good order: no new requests; those under way have `timeouts.drain_s` to finish and are broken off
-        then. Returns when no connection is left, or half a second after that time."""
+        """Leave in good order, once: no new requests; those under way have `timeouts.drain_s` to finish and are broken
+        off then. Returns when no connection is left, or half a second after that time."""
         timeouts = self.app.settings.timeouts
-        self.app.drain.advance(Stage.LEAVING)
-        await anyio.sleep(timeouts.drain_delay_s)
+        with self._grace:
+            self.app.drain.advance(Stage.LEAVING)
+            await anyio.sleep(timeouts.drain_delay_s)
+            self._listener.stop()
+            self.app.drain.advance(Stage.CLOSED)
+            with anyio.move_on_after(timeouts.drain_s):
+                await self._listener.ended.wait()
         self._listener.stop()
-        self.app.drain.advance(Stage.CLOSED)
-        with anyio.move_on_after(timeouts.drain_s):
-            await self._listener.ended.wait()
         await self._break_off()
 
-    async def hurry(self) -> None:
-        """Break off everything at once. Clients are told where that is possible."""
+    def hurry(self) -> None:
+        """Have a drain, and the end of the block, wait for nothing any more. Clients are told where possible."""
         self.renewal_s = HURRIED_RENEWAL_S
-        self._listener.stop()
-        await self._break_off()
+        self._grace.cancel()
+        self._limit_saving()
+
+    async def close(self) -> None:
+        """The end of the block, when no connection is left."""
+        self._limit_saving()
+        with self._saving:
+            await self.app.logins.land()
+        await self.app.close()
+
+    def _limit_saving(self) -> None:
+        self._saving.deadline = min(self._saving.deadline, anyio.current_time() + self.renewal_s)
 
     async def _break_off(self) -> None:
         under_way = self.app.activity.under_way
@@ -86,7 +101,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                         yield proxy
                 finally:
                     with anyio.CancelScope(shield=True):
-                        await app.close(proxy.renewal_s)
+                        await proxy.close()
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -94,31 +109,25 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     are accepted, and must not wait. Raises OSError."""
     tune_process()
     with logging_beside(), anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with running(settings) as proxy:
+        async with background() as beside, running(settings) as proxy:
             with _watching_stalls(proxy.app):
                 announce(proxy.url)
                 await anext(signals)
-                await _leave(proxy, signals)
+                beside.start_soon(_hurry, proxy, signals)
+                _tell_what_is_under_way(proxy.app)
+                await proxy.drain()
 
 
-async def _leave(proxy: Running, signals: AsyncIterator[signal.Signals]) -> None:
-    under_way = proxy.app.activity.under_way
+async def _hurry(proxy: Running, signals: AsyncIterator[signal.Signals]) -> None:
+    async for _ in signals:
+        proxy.hurry()
+
+
+def _tell_what_is_under_way(app: App) -> None:
+    under_way = app.activity.under_way
     if under_way:
-        drain_s = proxy.app.settings.timeouts.drain_s
+        drain_s = app.settings.timeouts.drain_s
         log.warning("stopping: requests under way: %d; they have %g s; a second signal ends them", under_way, drain_s)
-
-    async def watch() -> None:
-        await anext(signals)
-        draining.cancel()
-
-    draining = anyio.CancelScope()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        with draining:
-            await proxy.drain()
-        tasks.cancel_scope.cancel()
-    if draining.cancel_called:
-        await proxy.hurry()
 
 
 def _watching_stalls(app: App) -> contextlib.AbstractContextManager[None]:

@@ -44,7 +44,7 @@ def load_settings(flags: Mapping[str, object]) -> Settings:
 
 def _decorator(option: AnyOption) -> Callable[[Command], Command]:
     flag, default = f"--{option.flag}", option.default
-    if isinstance(default, bool):
+    if default is False:
         return click.option(flag, option.name, is_flag=True, default=None, help=option.help)
     help_text = f"{option.help} [default: {default}]" if isinstance(default, str | int) and default else option.help
     metavar = option.flag.rpartition("-")[2].upper()

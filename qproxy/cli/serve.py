@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import click
@@ -39,8 +40,10 @@ async def _serve(settings: Settings) -> None:
 
 
 def _exit_soon() -> None:
-    """Everything is saved and said. Threads that hang in a resolver or a disk, for which the loop and the interpreter
-    would wait, do not keep the process."""
+    """Everything is saved and said. Another signal, and threads that hang in a resolver or a disk, for which the loop
+    and the interpreter would wait, change nothing any more."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     timer = threading.Timer(EXIT_S, os._exit, (0,))
     timer.daemon = True
     timer.start()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from qproxy.config import options
 from qproxy.config.sources import Sources, refusal, refuse_unknown, show, table_of
+from qproxy.config.values import ConfigError
 from qproxy.core.fallback import FallbackRule, Trigger
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 SECTION = "fallback"
 KEYS = ("from", "to", "on")
 DEFAULT_ON = frozenset({Trigger.CONNECT, Trigger.QUOTA, Trigger.TOO_MANY, Trigger.OVERLOADED, Trigger.ACCOUNT})
-_PLACE = "model, upstream:model or upstream:*"
+_TO = "model, upstream:model or upstream:*"
+_FROM = f"{_TO}, or * for all"
 
 
 def places(sources: Sources) -> list[str]:
@@ -26,45 +29,45 @@ def places(sources: Sources) -> list[str]:
     return [place for place in named if isinstance(place, str)]
 
 
-def read_fallbacks(
-    sources: Sources, upstreams: Collection[str], default_upstream: str | None
-) -> tuple[FallbackRule, ...]:
+def read_fallbacks(sources: Sources, upstreams: Collection[str]) -> tuple[FallbackRule, ...]:
     """The rules in their order. Raises ConfigError."""
     rows = sources.table.get(SECTION, [])
     if not isinstance(rows, list):
         raise refusal(f"fallback{sources.in_file}", show(rows), "tables, each under [[fallback]]")
-    return tuple(_rule(row, sources, upstreams, default_upstream) for row in rows)
+    return tuple(_rule(row, sources, upstreams) for row in rows)
 
 
-def _rule(row: object, sources: Sources, upstreams: Collection[str], default_upstream: str | None) -> FallbackRule:
+def _rule(row: object, sources: Sources, upstreams: Collection[str]) -> FallbackRule:
     where = f" in [[fallback]]{sources.in_file}"
     table = table_of(row, f"[[fallback]]{sources.in_file}")
     refuse_unknown(table, KEYS, where)
-    from_upstream, from_model = _place("from", table, upstreams, where)
-    to_upstream, to_model = _place("to", table, upstreams, where)
-    target = to_upstream or default_upstream
-    if target is None:
-        raise refusal(f"to{where}", show(table["to"]), "an upstream:model, since there is no default upstream")
-    if from_upstream is None and from_model is None:
-        raise refusal(f"from{where}", show(table["from"]), _PLACE)
-    return FallbackRule(from_upstream, from_model, target, to_model, _triggers(table, where))
+    is_all = table.get("from") == "*"
+    from_upstream, from_model = (None, None) if is_all else _place("from", table, upstreams, where, _FROM)
+    to_upstream, to_model = _place("to", table, upstreams, where, _TO)
+    if to_upstream in (None, from_upstream) and to_model in (None, from_model):
+        raise refusal(f"to{where}", show(table["to"]), "another place than from")
+    triggers = _triggers(table, where)
+    if Trigger.SERVER_ERROR in triggers and not sources.get(options.RETRY_ON_5XX):
+        reason = "5xx needs retry_on_5xx = true (--retry-on-5xx), since work may be done twice"
+        raise ConfigError(f"on{where} = {show(table['on'])}: {reason}")
+    return FallbackRule(from_upstream, from_model, to_upstream, to_model, triggers)
 
 
 def _place(
-    key: str, table: Mapping[str, object], upstreams: Collection[str], where: str
+    key: str, table: Mapping[str, object], upstreams: Collection[str], where: str, allowed: str
 ) -> tuple[str | None, str | None]:
     """The upstream and the model that a text names; None for any, or for the same."""
     value = table.get(key)
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise refusal(f"{key}{where}", show(value), _PLACE)
+        raise refusal(f"{key}{where}", show(value), allowed)
+    if value in upstreams:
+        raise refusal(f"{key}{where}", show(value), f"{allowed}; the upstream is {value}:*")
     upstream, colon, model = value.partition(":")
-    if colon and upstream in upstreams:
-        if not model or "*" in model[:-1] or (model.endswith("*") and model != "*"):
-            raise refusal(f"{key}{where}", show(value), _PLACE)
-        return upstream, None if model == "*" else model
-    if "*" in value:
-        raise refusal(f"{key}{where}", show(value), f"{_PLACE}, with a configured upstream")
-    return None, value
+    if not (colon and upstream in upstreams):
+        upstream, model = "", value
+    if not model or ("*" in model and not (upstream and model == "*")):
+        raise refusal(f"{key}{where}", show(value), f"{allowed}, with a configured upstream")
+    return upstream or None, None if model == "*" else model
 
 
 def _triggers(table: Mapping[str, object], where: str) -> frozenset[Trigger]:

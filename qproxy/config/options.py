@@ -172,6 +172,20 @@ DAY_STARTS_AT = Option(
     "When the counts of a day begin anew.",
     flag="day-starts-at",
 )
+RETRY_ON_5XX = Option(
+    "retry_on_5xx",
+    values.switch(),
+    False,
+    "Ask another account once more after a 500, 502 or 504, although work may be done twice.",
+    flag="retry-on-5xx",
+)
+BREAKER = Option(
+    "breaker",
+    values.switch(),
+    True,
+    "Leave an upstream alone for a moment when it cannot be reached again and again.",
+    flag="breaker",
+)
 STALL_MS = Option(
     "stall_ms",
     values.whole_number(0, 60_000),
@@ -200,6 +214,8 @@ BASIC: tuple[AnyOption, ...] = (
     POOL_PLAN_KEYS,
     STATE_DIR,
     DAY_STARTS_AT,
+    RETRY_ON_5XX,
+    BREAKER,
     STALL_MS,
     *LOGIN,
 )
@@ -223,8 +239,8 @@ LIMITS: tuple[Option[int], ...] = (
     _limit("head_bytes", _GIB, "Largest request head, in bytes."),
     _limit("head_lines", 100_000, "Most header lines of a request."),
     _limit("target_bytes", _GIB, "Longest request target, in bytes."),
-    _limit("body_bytes", 1024 * _GIB, "Largest JSON body of a request, in bytes."),
-    _limit("upload_bytes", 1024 * _GIB, "Largest body of another kind: files, audio, images."),
+    _limit("body_bytes", 1024 * _GIB, "Largest request body, in bytes."),
+    _limit("upload_bytes", 1024 * _GIB, "Largest one that is no JSON: files, audio, images; 0: body_bytes.", minimum=0),
     _limit("inspect_bytes", _GIB, "Bodies up to this size are checked whole before anything is sent.", minimum=0),
     _limit("upstream_head_bytes", _GIB, "Largest head of an upstream's answer, in bytes."),
     _limit("upstream_head_lines", 100_000, "Most header lines of an upstream's answer."),
@@ -252,6 +268,9 @@ TIMEOUTS: tuple[Option[float], ...] = (
     _timeout("first_byte_per_100k_tokens_s", "More for the first byte, for every 100,000 estimated prompt tokens."),
     _timeout("first_byte_max_s", "Most for the first byte of a streamed answer, however long the prompt."),
     _timeout("stream_idle_s", "For the next bytes of an answer that has begun."),
+    _timeout_or_zero("total_s", "For a request and its whole answer; 0: no limit."),
+    _timeout_or_zero("keepalive_after_s", "For a stream to begin, before a comment keeps it alive; 0: none is sent."),
+    _timeout_or_zero("peek_s", "For the first event of a stream, which may be an error; 0: it is not waited for."),
     _timeout_or_zero("drain_delay_s", "New requests are still served for so long after the signal to stop; may be 0."),
     _timeout_or_zero("drain_s", "For requests under way when the server stops; may be 0."),
 )

@@ -35,9 +35,8 @@ class Settings:
 
     `host` may be `unix:/path.sock`. `default_upstream` is None where nothing is configured. `models` are the rules of
     `[models]` in their order, `fallbacks` those of `[[fallback]]`. `access_log` is "off", "stderr" or an absolute path.
-    `rotation` is one of
-    `rotation.POLICIES`. Without a `state_dir` counts live in memory. `day_starts_at` is `HH:MM` or `HH:MM+HH:MM`.
-    `stall_ms` is 0 where the event loop is not watched.
+    `rotation` is one of `rotation.POLICIES`. Without a `state_dir` counts live in memory. `day_starts_at` is `HH:MM` or
+    `HH:MM+HH:MM`. `breaker`: failing upstreams are left alone. `stall_ms` is 0 where the event loop is not watched.
     `notices` are lines for people at start-up.
     """
 
@@ -61,6 +60,8 @@ class Settings:
     pool_plan_keys: bool
     state_dir: Path | None
     day_starts_at: str
+    retry_on_5xx: bool
+    breaker: bool
     stall_ms: int
     login: LoginSettings
     limits: Limits
@@ -114,7 +115,7 @@ def load(
         backend=sources.get(options.BACKEND),
         default_model=sources.get(options.DEFAULT_MODEL),
         models=models,
-        fallbacks=read_fallbacks(sources, upstreams, default_upstream),
+        fallbacks=read_fallbacks(sources, upstreams),
         include_usage=sources.get(options.INCLUDE_USAGE),
         access_log=_access_log(sources),
         admin_key=_admin_key(sources),
@@ -123,6 +124,8 @@ def load(
         pool_plan_keys=sources.get(options.POOL_PLAN_KEYS),
         state_dir=path_of(sources, options.STATE_DIR) or data_dir,
         day_starts_at=sources.get(options.DAY_STARTS_AT),
+        retry_on_5xx=sources.get(options.RETRY_ON_5XX),
+        breaker=sources.get(options.BREAKER),
         stall_ms=sources.get(options.STALL_MS),
         login=login,
         limits=Limits(**{option.name: sources.get(option) for option in options.LIMITS}),

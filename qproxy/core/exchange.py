@@ -26,11 +26,13 @@ class Phase(IntEnum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at an upstream. `sent` turns True when the first byte leaves this host; then it is not repeated."""
+    """One try at an upstream. `sent` turns True when the first byte leaves this host; then it is not repeated.
+    `uploaded` is when the last one had left, on the monotonic clock; 0.0 where it has not."""
 
     upstream: str
     sent: bool = False
     reused_connection: bool = False
+    uploaded: float = 0.0
 
 
 class ExchangeRecord(NamedTuple):
@@ -68,9 +70,9 @@ class Exchange:
     """The facts of one request while it runs. Commits at most once, settles exactly once."""
 
     __slots__ = (
-        "account", "answered", "attempt", "attempts", "cut_through", "endpoint", "error", "failed_in", "method",
-        "model", "path", "peer", "phase", "received", "request_bytes", "request_id", "response_bytes", "started",
-        "status", "upstream", "usage",
+        "account", "answered", "attempt", "attempts", "cut_through", "endpoint", "error", "failed_in", "hides_errors",
+        "method", "model", "path", "peer", "phase", "received", "request_bytes", "request_id", "response_bytes",
+        "started", "status", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: bytes, peer: str, started: float) -> None:
@@ -80,6 +82,7 @@ class Exchange:
         self.method = b""
         self.path = b""
         self.endpoint = ""
+        self.hides_errors = False  # as its endpoint's
         self.upstream = ""
         self.model: str | None = None
         self.status = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 KIB = 1024
 MIB = 1024 * 1024
+BYTES_PER_TOKEN = 4  # of a request's body: English and code, with their JSON around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Limits:
     head_lines: int = 100  # nginx, HAProxy: 100 or 101
     target_bytes: int = 8 * KIB  # RFC 9112 3 recommends at least 8000
     body_bytes: int = 64 * MIB
-    upload_bytes: int = 64 * MIB  # bodies that are passed on and neither read nor kept
+    upload_bytes: int = 0  # of bodies that are passed on and neither read nor kept; 0: body_bytes
     inspect_bytes: int = 256 * KIB  # bodies up to here are checked whole before anything is sent
     upstream_head_bytes: int = 64 * KIB
     upstream_head_lines: int = 200
@@ -49,13 +50,14 @@ class Timeouts:
     first_byte_per_100k_tokens_s: float = 60.0
     first_byte_max_s: float = 600.0
     stream_idle_s: float = 300.0
+    total_s: float = 0.0  # 0: as long as the other clocks allow
     keepalive_after_s: float = 15.0  # 0: no comments; many gateways cut a silent answer after 30 or 60 s
     peek_s: float = 0.25
     drain_delay_s: float = 0.0
     drain_s: float = 30.0  # Kubernetes gives as much; systemd 90 s, Docker 10 s
 
     def first_byte_s(self, *, body_bytes: int, plain: bool) -> float:
-        """Seconds to wait for the response head; grows with the prompt at four bytes a token."""
+        """Seconds to wait for the response head; grows with the prompt."""
         base = self.first_byte_plain_s if plain else self.first_byte_stream_s
-        grown = base + self.first_byte_per_100k_tokens_s * body_bytes / 400_000
+        grown = base + self.first_byte_per_100k_tokens_s * body_bytes / (100_000 * BYTES_PER_TOKEN)
         return max(base, min(grown, self.first_byte_max_s))

@@ -44,6 +44,10 @@ class HealthSource(Protocol):
         """The configured upstreams, the default one first."""
         ...
 
+    def failing(self) -> Sequence[str]:
+        """The upstreams that failed too often, until a request has got through again."""
+        ...
+
     def obstacle(self) -> QProxyError | None:
         """Why new work should go elsewhere, such as `draining` or `no_upstream`; None: it is welcome."""
         ...

@@ -71,6 +71,11 @@ def stream_head(own: bytes) -> bytes:
     return b"%bContent-Type: text/event-stream\r\n%b%b%b\r\n" % (STATUS_LINES[200], CHUNKED, own, STREAM_FIELDS)
 
 
+def attempts_line(attempts: int) -> bytes:
+    """Says how often a request was sent, where that was more than once."""
+    return b"X-Qproxy-Attempts: %d\r\n" % attempts if attempts > 1 else b""
+
+
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 

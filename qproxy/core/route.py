@@ -43,7 +43,8 @@ class ForwardEndpoint:
     """A path that an upstream answers.
 
     A `path` that ends in `/*` stands for every path below it. `end_markers` are patterns of which one must occur near
-    the end of a complete event stream (`TailWatch.is_complete`); empty: the end is taken as it comes.
+    the end of a complete event stream (`TailWatch.is_complete`); empty: the end is taken as it comes. `hides_errors`: a
+    200 of it may be an error (`qwen-wire.md` 6.5). Elsewhere an `error` is part of an object that was asked for.
     """
 
     name: str
@@ -51,11 +52,13 @@ class ForwardEndpoint:
     methods: tuple[bytes, ...]
     body: BodyRule
     end_markers: tuple[re.Pattern[bytes], ...] = ()
+    hides_errors: bool = False
     needs_key: ClassVar[bool] = True
     needs_admin: ClassVar[bool] = False
 
     def most_body_bytes(self, limits: Limits) -> int:
-        return limits.body_bytes if self.body is BodyRule.JSON else limits.upload_bytes
+        uploads = limits.upload_bytes or limits.body_bytes
+        return limits.body_bytes if self.body is BodyRule.JSON else uploads
 
     def upstream_path(self, tail: bytes = b"") -> bytes:
         """The path to put behind the upstream's base URL, which ends in a `/v1` of its own."""
@@ -78,8 +81,8 @@ class LocalEndpoint:
     answer: Callable[[LocalRequest], Awaitable[LocalAnswer]]
     needs_admin: bool = False
 
-    def most_body_bytes(self, _: Limits) -> int:
-        return LOCAL_BODY_BYTES
+    def most_body_bytes(self, limits: Limits) -> int:
+        return min(LOCAL_BODY_BYTES, limits.body_bytes)
 
 
 Endpoint = ForwardEndpoint | LocalEndpoint

@@ -11,7 +11,7 @@ import re
 TAIL_BYTES = 8 * 1024
 """Holds the last content event, the finish event, the usage event and `[DONE]` of the longest streams seen."""
 
-_FRAMING = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}+\r\n")
+_SIZE_LINE = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}+\r\n")  # with the line end of the chunk before it
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 _EVENT_END = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 COMMENT = b"e\r\n: keep-alive\n\n\r\n"
@@ -73,7 +73,8 @@ class TailWatch:
         if not self._in_chunks:
             return tail
         # A search for a fixed beginning is eight times as fast as one for a line or the start of the text.
-        return _FRAMING.sub(b"", b"\r\n" + tail).removeprefix(b"\r\n").removesuffix(b"\r\n")
+        payload = _SIZE_LINE.sub(b"", b"\r\n" + tail).removeprefix(b"\r\n").removesuffix(b"\r\n")
+        return _unframed(tail) if b"\r" in payload else payload
 
     def is_complete(self, end_markers: tuple[re.Pattern[bytes], ...]) -> bool:
         """True where one of the markers stands in the tail; always where there are none to look for."""
@@ -86,3 +87,25 @@ class TailWatch:
         """True where an event of our own would not be glued to half a line of the upstream's."""
         payload = self.payload()
         return not payload or payload.endswith((b"\n\n", b"\r\r", b"\n\r\n"))
+
+
+def _unframed(tail: bytes) -> bytes:
+    """The payload in the last bytes of a chunked body, for events with CR LF: a line of theirs that a chunk border has
+    cut may look like a size line (`\\r\\nda`).
+
+    The first size line is the first one from which size after size leads to the very end.
+    """
+    text = b"\r\n" + tail
+    end = len(text) - 2
+    tried: set[int] = set()  # each size line once, or a hostile upstream could make this quadratic
+    for first in _SIZE_LINE.finditer(text):
+        line: re.Match[bytes] | None = first
+        parts = [text[2 : first.start()]]
+        while line is not None and line.start() not in tried:
+            tried.add(line.start())
+            behind = line.end() + int(line[0], 16)  # which takes the line ends for white space
+            parts.append(text[line.end() : behind])
+            if behind == end:
+                return b"".join(parts)
+            line = _SIZE_LINE.match(text, behind)
+    return tail.removesuffix(b"\r\n")

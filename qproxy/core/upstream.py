@@ -89,7 +89,7 @@ class Upstream:
     name: str
     kind: str
     base: BaseUrl | None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # some gateways want keys there
     forward_user_agent: bool = False
     keepalive_s: float = 4.0
     max_connections: int = 8192

@@ -9,13 +9,13 @@ pass on, or an error to answer with.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import anyio
 
 from qproxy.core.account import AccountKind, Lease, Wish
 from qproxy.core.classify import GOOD, Outcome, classify, hidden_error
 from qproxy.core.exchange import Attempt, Exchange
+from qproxy.core.fallback import SERVER_ERRORS
 from qproxy.core.retry import Renewed, Step, next_step
 from qproxy.core.sse import first_event, has_event
 from qproxy.core.token_state import token_refused
@@ -78,15 +78,23 @@ class Answer:
 
 
 class Attempts:
-    """Makes the attempts of all requests. `wall_clock` gives Unix time in seconds."""
+    """Makes the attempts of all requests. `wall_clock` gives Unix time in seconds; a stream's first event is waited for
+    `peek_s`. `retry_on_5xx`: as the setting says."""
 
     def __init__(
-        self, accounts: Accounts, upstreams: Upstreams, wall_clock: Callable[[], float], peek_s: float
+        self,
+        accounts: Accounts,
+        upstreams: Upstreams,
+        wall_clock: Callable[[], float],
+        peek_s: float,
+        *,
+        retry_on_5xx: bool,
     ) -> None:
         self._accounts = accounts
         self._upstreams = upstreams
         self._wall_clock = wall_clock
         self._peek_s = peek_s
+        self.repeatable = SERVER_ERRORS if retry_on_5xx else frozenset()
 
     async def obtain(self, outgoing: Outgoing, exchange: Exchange) -> Answer:
         """The answer to pass on. Raises QProxyError."""
@@ -145,6 +153,7 @@ class _Effort:
         self._outgoing = outgoing
         self._exchange = exchange
         self._response: UpstreamResponse | None = None
+        self._has_repeated = False  # after an error of which nobody knows whether work was done
         self._renewed = ""  # the account whose token this request has waited for
         self._patient_until_s = 0.0  # on the loop's clock; set with the first wait for a token
 
@@ -158,7 +167,7 @@ class _Effort:
             if outcome is None:
                 return response
             self._accounts.note(self.lease, outcome)
-            step = Step.COMMIT if outcome is GOOD else next_step(outcome, self.lease.kind, self._whose_renewed())
+            step = Step.COMMIT if outcome is GOOD else self._next_step(outcome)
             if step is Step.COMMIT:
                 return response
             if step is Step.RENEW:
@@ -187,9 +196,10 @@ class _Effort:
         """GOOD where that can be seen without waiting, as in nearly every answer."""
         if response.status != 200:
             return None
-        payload = response.at_hand()
-        if payload is None or hidden_error(payload) is not None:
-            return None
+        if self._exchange.hides_errors:
+            payload = response.at_hand()
+            if payload is None or hidden_error(payload) is not None:
+                return None
         self.outcome = GOOD
         return GOOD
 
@@ -245,6 +255,13 @@ class _Effort:
         return Renewed.THIS if self._renewed == self.lease.account_id else Renewed.ANOTHERS
 
     # --- from account to account
+
+    def _next_step(self, outcome: Outcome) -> Step:
+        step = next_step(outcome, self.lease.kind, self._whose_renewed())
+        if step is Step.COMMIT and outcome.status in self._attempts.repeatable and not self._has_repeated:
+            self._has_repeated = True
+            return Step.ELSEWHERE
+        return step
 
     def _move_on(self, problem: AccountError) -> None:
         """The leased account has no credential: lease the next one. Raises AccountError where there is none: `problem`,
@@ -304,7 +321,7 @@ class _Effort:
         outgoing = self._outgoing
         if isinstance(outgoing.body, LiveBody):
             assert outgoing.whole is not None
-            self._outgoing = replace(outgoing, body=await outgoing.whole())
+            outgoing.body = await outgoing.whole()  # for whoever sends it next as well
 
 
 def _renewing() -> AccountError:

@@ -98,6 +98,7 @@ async def _resolve(host: str, port: int) -> list[Address]:
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
+        _check_descriptors()
         raise NameNotFound(f"{host} cannot be resolved") from exc
     return _interleaved([(family, address) for family, _, _, _, address in found])
 
@@ -166,8 +167,21 @@ async def _first_connected(addresses: list[Address]) -> socket.socket:
 
 
 def _refused(cause: OSError) -> httpcore.ConnectError:
-    kind = NoDescriptors if cause.errno in (errno.EMFILE, errno.ENFILE) else httpcore.ConnectError
+    kind = NoDescriptors if is_shortage(cause) else httpcore.ConnectError
     return kind(str(cause))
+
+
+def _check_descriptors() -> None:
+    """Where none is left the resolver says that there is no such name. Raises NoDescriptors."""
+    try:
+        socket.socket().close()
+    except OSError as exc:
+        raise NoDescriptors(str(exc)) from exc
+
+
+def is_shortage(cause: OSError) -> bool:
+    """Whether this process, or its machine, has no descriptor left."""
+    return cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
 async def _connect(address: Address) -> socket.socket:

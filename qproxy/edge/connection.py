@@ -20,7 +20,16 @@ from qproxy.core.exchange import Exchange
 from qproxy.core.framing import FramingError, Walker, request_walker
 from qproxy.core.http1 import HEAD_END, RequestHead, check_begun_head
 from qproxy.core.local import LocalAnswer, error_answer, sse_error_event
-from qproxy.core.outgoing import CLOSE, CONTINUE, KEEP_ALIVE, chunk, field_lines, local_response, stream_head
+from qproxy.core.outgoing import (
+    CLOSE,
+    CONTINUE,
+    KEEP_ALIVE,
+    attempts_line,
+    chunk,
+    field_lines,
+    local_response,
+    stream_head,
+)
 from qproxy.core.replay import ReplayBuffer, body_too_large
 from qproxy.edge.drain import LAST_CALL_S, Stage
 from qproxy.edge.http11 import SLOWEST_UPLOAD_BYTES_PER_S, bad_upload
@@ -52,7 +61,7 @@ class Connection:
         self._body_owed = False  # the client has not sent all of the request's body
         self._owed_bytes: int | None = 0  # its length; None: chunked, or begun
         self._ends_body = False  # the end of the connection would say that the answer is complete
-        self.body_limit_bytes = services.limits.body_bytes
+        self.body_limit_bytes = services.limits.body_bytes  # of this exchange
         self._continue_owed = False
         self._is_waiting_stream = False  # a stream that has been begun by us, and not yet by the upstream
         self._keep_alive = True
@@ -296,6 +305,11 @@ class Connection:
         stream.stop_clock()
         return stream.buffer
 
+    @property
+    def owes_body(self) -> bool:
+        """Whether the client still sends its request."""
+        return self._body_owed
+
     def body_begun(self) -> None:
         """From here on the body is taken piece by piece: it can no longer be skipped by its length."""
         self._owed_bytes = None
@@ -308,10 +322,9 @@ class Connection:
 
     # --- the answer
 
-    @property
-    def own_lines(self) -> bytes:
+    def own_lines(self, exchange: Exchange) -> bytes:
         """The header lines that every answer of this exchange carries."""
-        return self._own
+        return self._own + attempts_line(exchange.attempts)
 
     def close_after(self) -> None:
         """This exchange is the last one, and the client is told."""
@@ -323,7 +336,7 @@ class Connection:
         """Send a whole answer of our own."""
         self._finish_request()
         exchange.commit(answer.status, self._services.runtime.now())
-        response = local_response(answer, method=self._method, own=self._own)
+        response = local_response(answer, method=self._method, own=self.own_lines(exchange))
         exchange.response_bytes = len(answer.body)
         self.stream.put(response)
 
@@ -343,24 +356,23 @@ class Connection:
         self._finish_request()
         self._is_waiting_stream = True
         exchange.commit(200, self._services.runtime.now())
-        self.stream.put(stream_head(self._own))
+        self.stream.put(stream_head(self.own_lines(exchange)))
 
-    def continue_stream(self) -> bool:
-        """Whether the stream has been begun by us; the upstream's answer continues it, without its head."""
-        was_waiting = self._is_waiting_stream
+    def continue_stream(self) -> None:
+        """Of a stream that has been begun by us: the upstream's answer follows, without its head."""
         self._is_waiting_stream = False
-        return was_waiting
 
-    def fail_stream(self, answer: LocalAnswer) -> None:
+    def fail_stream(self, answer: LocalAnswer, exchange: Exchange) -> None:
         """In a stream that has been begun by us, say in an event what would have been the answer."""
         self._keep_alive = False
         self._is_waiting_stream = False
+        exchange.status = answer.status  # the truth, for the access log
         self.stream.put(chunk(b"data: %b\n\n" % answer.body))
 
     def answer_error(self, answer: LocalAnswer, exchange: Exchange) -> None:
         """Send a whole answer that brings its own request id."""
         if self._is_waiting_stream:
-            self.fail_stream(answer)
+            self.fail_stream(answer, exchange)
             return
         self._own = self._own.replace(b"x-request-id: %b\r\n" % exchange.request_id, b"")
         self.answer(answer, exchange)

@@ -11,11 +11,12 @@ from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker, c
 from qproxy.core.http1 import RequestHead, ResponseHead
 from qproxy.core.local import LocalAnswer, error_in_stream, foreign_error_answer, hidden_error_answer, sse_error_event
 from qproxy.core.outcome import Verdict, judge
-from qproxy.core.outgoing import CHUNKED, content_length, response_head
+from qproxy.core.outgoing import CHUNKED, chunk, content_length, response_head
 from qproxy.core.route import ForwardEndpoint
 from qproxy.core.sse import TailWatch
 from qproxy.core.usage import usage_in
 from qproxy.edge.attempts import Answer
+from qproxy.edge.http11 import UpstreamResponse
 from qproxy.edge.keepalive import KeepAlive
 from qproxy.edge.services import Services
 from qproxy.edge.streams import StreamLost, StreamTimeout
@@ -42,56 +43,111 @@ async def deliver(
     response = answer.response
     if response.early:
         connection.close_after()
+    begun = exchange.committed  # by a comment: the answer continues a stream of ours
     instead = _in_its_place(answer, exchange)
+    if instead is None and begun and not _may_continue(response.head):
+        instead = await _said(response, exchange)
     if instead is not None:
         connection.answer_error(instead, exchange)
-        return
-    begun = connection.continue_stream()
-    if begun and not (response.status == 200 and response.head.is_stream):
-        payload = await response.peek(ERROR_BYTES, ERROR_WAIT_S)
-        connection.fail_stream(error_in_stream(response.status, payload, exchange.request_id))
         return
     walker, framing = _stream_framing(response.head) if begun else _downstream_framing(response.head, head)
     if not framing and not walker.done:
         connection.delimit_by_close()
-    opening = response.open(walker)
-    end = LAST_CHUNK if framing is CHUNKED else b""
-    tail = TailWatch(in_chunks=framing is CHUNKED)
-    tail.see(opening)
-    is_stream = response.head.is_stream
-    watched = tail if is_stream else None
-
-    def ending() -> bytes:
-        if is_stream and not tail.is_complete(endpoint.end_markers):
-            raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
-        exchange.usage = usage_in(tail.payload())
-        return end
-
-    first = opening
-    if not begun:
+    first = opening = response.open(walker)
+    passage = _Passage(connection, exchange, endpoint, response.head, is_chunked=framing is CHUNKED)
+    passage.tail.see(opening)
+    if begun:
+        connection.continue_stream()
+    else:
         exchange.commit(response.status, services.runtime.now())
-        first = response_head(response.head, framing=framing, own=_own_lines(connection, response.head)) + opening
+        own = _own_lines(connection.own_lines(exchange), response.head)
+        first = response_head(response.head, framing=framing, own=own) + opening
     exchange.response_bytes = len(opening)
     if keep_alive is not None:
-        keep_alive.until(tail.has_seen)
+        passage.comment_until_it_begins(keep_alive)
     try:
         try:
-            first += ending() if response.done else b""
+            first += passage.ending() if response.done else b""
         finally:
             connection.stream.put(first)
         del first, opening  # the relay may take hours, and the first read may have been a long one
         if not response.done:
-            idle_s = services.timeouts.stream_idle_s
-            moved = await response.relay(connection.stream, idle_s=idle_s, tap=tail.see, ending=ending)
-            exchange.response_bytes += moved
+            idle_s, tap = services.timeouts.stream_idle_s, passage.tail.see
+            exchange.response_bytes += await response.relay(
+                connection.stream, idle_s=idle_s, tap=tap, ending=passage.ending
+            )
     except (FramingError, StreamTimeout, StreamLost, UpstreamError) as exc:
         error = _after_commit(exc)
-        _break_off(connection, error, watched, framing)
+        passage.break_off(error)
         raise error from exc
     except anyio.get_cancelled_exc_class():
-        _say_why(connection, watched, framing)
+        if connection.broken_off is not None:  # it is the server that ends it, and its client is told
+            passage.break_off(connection.broken_off)
         raise
     connection.answer_complete()
+
+
+class _Passage:
+    """One answer on its way, in the framing that its client was told of."""
+
+    __slots__ = ("_connection", "_end_markers", "_exchange", "_has_events", "_is_chunked", "tail")
+
+    def __init__(
+        self,
+        connection: Connection,
+        exchange: Exchange,
+        endpoint: ForwardEndpoint,
+        response: ResponseHead,
+        *,
+        is_chunked: bool,
+    ) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._end_markers = endpoint.end_markers
+        self._has_events = response.is_stream and not _is_packed(response)
+        self._is_chunked = is_chunked
+        self.tail = TailWatch(in_chunks=is_chunked)
+
+    def ending(self) -> bytes:
+        """What the body ends with, where it is complete. Raises UpstreamError `stream_truncated`."""
+        if self._has_events and not self.tail.is_complete(self._end_markers):
+            raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
+        self._exchange.usage = usage_in(self.tail.payload())
+        return LAST_CHUNK if self._is_chunked else b""
+
+    def comment_until_it_begins(self, keep_alive: KeepAlive) -> None:
+        """Comments go on until the first byte has come, where they are none of the body's own bytes."""
+        if self._has_events and self._is_chunked:
+            keep_alive.until(self.tail.has_seen)
+        else:
+            keep_alive.stop()
+
+    def break_off(self, error: QProxyError) -> None:
+        """Never a clean end: say what happened where an event may stand, then leave the body without its last chunk."""
+        connection = self._connection
+        connection.close_after()
+        if self._has_events and self.tail.at_event_boundary():
+            event = sse_error_event(error)
+            connection.stream.put(chunk(event) if self._is_chunked else event)
+
+
+def _may_continue(head: ResponseHead) -> bool:
+    """Whether a stream that has begun can go on with this answer."""
+    return head.status == 200 and head.is_stream and not _is_packed(head)
+
+
+def _is_packed(head: ResponseHead) -> bool:
+    """Whether nobody but the client can read the body, although it was not to be compressed (`faults.md` U31)."""
+    return any(name.lower() == b"content-encoding" for name, _ in head.passed)
+
+
+async def _said(response: UpstreamResponse, exchange: Exchange) -> LocalAnswer:
+    """What an answer says that cannot continue a stream. Raises UpstreamError where it is no error."""
+    if response.status < 400:
+        message = "The upstream answered with something else where a stream was asked for."
+        raise UpstreamError("upstream_protocol_error", message)
+    payload = await response.peek(ERROR_BYTES, ERROR_WAIT_S)
+    return error_in_stream(response.status, payload, exchange.request_id)
 
 
 def _in_its_place(answer: Answer, exchange: Exchange) -> LocalAnswer | None:
@@ -109,11 +165,12 @@ def _downstream_framing(response: ResponseHead, request: RequestHead) -> tuple[W
     length = response.content_length
     if response.bodyless:
         return relay_walker(0, chunked=False), b""
-    if length is not None:
+    if length is not None and not response.is_stream:
         return relay_walker(length, chunked=False), content_length(length)
+    # A stream with a length would be whole when that has come, with or without its end (`faults.md` U28).
     if request.http_10:
-        return bare_walker(None, chunked=response.chunked), b""
-    return relay_walker(None, chunked=response.chunked), CHUNKED
+        return bare_walker(length, chunked=response.chunked), b""
+    return chunking_walker(length, chunked=response.chunked), CHUNKED
 
 
 def _stream_framing(response: ResponseHead) -> tuple[Walker, bytes]:
@@ -121,8 +178,7 @@ def _stream_framing(response: ResponseHead) -> tuple[Walker, bytes]:
     return chunking_walker(response.content_length, chunked=response.chunked), CHUNKED
 
 
-def _own_lines(connection: Connection, response: ResponseHead) -> bytes:
-    lines = connection.own_lines
+def _own_lines(lines: bytes, response: ResponseHead) -> bytes:
     if response.has_request_id:  # the upstream's own id is worth more to whoever asks its support
         lines = lines[lines.index(b"\r\n") + 2 :]
     return lines
@@ -134,18 +190,3 @@ def _after_commit(cause: Exception) -> UpstreamError:
     if isinstance(cause, StreamTimeout):
         return UpstreamError("stream_idle_timeout", "The upstream fell silent in the middle of its answer.")
     return UpstreamError("upstream_closed", "The upstream broke off in the middle of its answer.")
-
-
-def _say_why(connection: Connection, tail: TailWatch | None, framing: bytes) -> None:
-    """The relay is cancelled: where it is the server that leaves, its client is told."""
-    if connection.broken_off is not None:
-        _break_off(connection, connection.broken_off, tail, framing)
-
-
-def _break_off(connection: Connection, error: QProxyError, tail: TailWatch | None, framing: bytes) -> None:
-    """Never a clean end: say what happened where an event may stand, then leave the body without its last chunk."""
-    connection.close_after()
-    stream = connection.stream
-    if tail is not None and tail.at_event_boundary():
-        event = sse_error_event(error)
-        stream.put(b"%x\r\n%b\r\n" % (len(event), event) if framing is CHUNKED else event)

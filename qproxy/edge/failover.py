@@ -9,21 +9,21 @@ itself that it did not (`faults.md` section 3, resend rule).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from math import ceil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import anyio
 
 from qproxy.core.breaker import Breaker, State
 from qproxy.core.classify import GOOD
 from qproxy.core.exchange import Exchange
-from qproxy.core.fallback import Fallbacks, Trigger, triggers_of, triggers_of_error
+from qproxy.core.fallback import Fallbacks, Stop, Trigger, triggers_of, triggers_of_error
 from qproxy.core.models import Choice
 from qproxy.edge.admission import Place
 from qproxy.edge.attempts import Answer, Attempts
 from qproxy.edge.runtime import Runtime
 from qproxy.edge.upstreams import Outgoing
-from qproxy.errors import InternalError, QProxyError
+from qproxy.errors import QProxyError
 
 log = logging.getLogger(__name__)
 
@@ -31,107 +31,142 @@ WAITING_S = 10.0  # decisions.md, Codes and clocks: nothing is tried later than 
 PAUSES_S = (0.1, 0.4)  # before a connection is tried a second and a third time
 _UNREACHED = frozenset({"upstream_connect_failed", "upstream_dns_failed"})
 _FAILURES = _UNREACHED | {"upstream_tls_failed", "first_byte_timeout", "upload_timeout"}
+_ANSWERED = frozenset({"upstream_protocol_error"})
+
+
+@dataclass(slots=True)
+class _Search:
+    """A request that has not found its answer at once. Times are on the loop's clock."""
+
+    deadline: float
+    been: list[Stop] = field(default_factory=list)
+    pauses: int = 0
+
+    def arrive(self, stop: Stop) -> None:
+        """Another stop, with pauses of its own."""
+        if not self.been or stop != self.been[-1]:
+            self.been.append(stop)
+            self.pauses = 0
 
 
 class Failover:
-    """Finds the answer to every request."""
+    """Finds the answer to every request. `breakers` has one for every upstream."""
 
-    def __init__(self, attempts: Attempts, fallbacks: Fallbacks, upstreams: Iterable[str], runtime: Runtime) -> None:
+    def __init__(
+        self, attempts: Attempts, fallbacks: Fallbacks, breakers: Mapping[str, Breaker], runtime: Runtime
+    ) -> None:
         self._attempts = attempts
         self._fallbacks = fallbacks
-        self._breakers = {upstream: Breaker() for upstream in upstreams}
+        self._breakers = breakers
         self._now = runtime.now
 
-    def failing(self) -> list[str]:
-        """The upstreams that failed too often, until one request has got through again."""
-        return [upstream for upstream, breaker in self._breakers.items() if breaker.state is not State.CLOSED]
+    def failing(self) -> dict[str, float]:
+        """The upstreams that failed too often, until one request has got through again; with the seconds until the
+        next one may try."""
+        now = self._now()
+        return {
+            upstream: breaker.wait_s(now)
+            for upstream, breaker in self._breakers.items()
+            if breaker.state is not State.CLOSED
+        }
 
     async def obtain(self, outgoing: Outgoing, exchange: Exchange, place: Place | None) -> Answer:
         """The answer to pass on; it must be closed. `place` is None where places are not limited. Raises
         QProxyError."""
-        been: list[tuple[str, str | None]] = []
-        pauses_s = list(PAUSES_S)
-        deadline = self._now() + WAITING_S
+        search: _Search | None = None
+        began = 0.0
         while True:
             _note_place(outgoing, exchange)
-            been.append((outgoing.upstream, exchange.model))
             breaker = self._breakers[outgoing.upstream]
-            if place is not None:
-                await place.reach(outgoing.upstream)
+            following: Outgoing | None
             try:
-                wait_s = breaker.wait_s(self._now())
-                if wait_s:
-                    raise left_alone(wait_s)
-                answer = await self._attempts.obtain(outgoing, exchange)
+                if place is not None:
+                    await place.reach(outgoing.upstream)
+                began = began or self._now()
+                if breaker.state is State.CLOSED:
+                    answer = await self._attempts.obtain(outgoing, exchange)
+                else:
+                    answer = await self._probe(breaker, outgoing, exchange)
             except QProxyError as exc:
-                self._learn(outgoing.upstream, failed=exc.code in _FAILURES)
-                choice = self._elsewhere(outgoing, exchange, triggers_of_error(exc), been, deadline)
-                if choice is None:
-                    if exc.code not in _UNREACHED or not pauses_s or self._now() > deadline:
-                        raise
-                    await anyio.sleep(pauses_s.pop(0))
-                    continue
-            except BaseException:
-                breaker.leave()
-                raise
+                search = search or _Search((began or self._now()) + WAITING_S)
+                search.arrive((outgoing.upstream, exchange.model))
+                following = await self._after_error(exc, outgoing, search)
+                if following is None:
+                    raise
             else:
-                self._learn(outgoing.upstream, failed=False)
+                if breaker.succeed():
+                    log.warning("upstream %s: it answers again", outgoing.upstream)
                 if answer.outcome is GOOD:
                     return answer
-                choice = await self._better_than(answer, outgoing, exchange, been, deadline)
-                if choice is None:
+                search = search or _Search(began + WAITING_S)
+                search.arrive((outgoing.upstream, exchange.model))
+                following = await self._after_answer(answer, outgoing, search)
+                if following is None:
                     return answer
-                answer.drop()
-            assert outgoing.again is not None
-            outgoing = await outgoing.again(choice)
+            outgoing = following
 
-    async def _better_than(
-        self,
-        answer: Answer,
-        outgoing: Outgoing,
-        exchange: Exchange,
-        been: list[tuple[str, str | None]],
-        deadline: float,
-    ) -> Choice | None:
-        """Where a rule leads on from an answer that is not good."""
-        if not self._fallbacks.concern(outgoing.upstream, exchange.model):
+    async def _probe(self, breaker: Breaker, outgoing: Outgoing, exchange: Exchange) -> Answer:
+        """Find out whether an upstream that was left alone answers again. Raises LeftAlone where it is too early."""
+        breaker.probe(self._now())
+        try:
+            return await self._attempts.obtain(outgoing, exchange)
+        except BaseException as exc:
+            if not (isinstance(exc, QProxyError) and exc.code in _FAILURES | _ANSWERED):
+                breaker.leave()
+            raise
+
+    async def _after_error(self, error: QProxyError, outgoing: Outgoing, search: _Search) -> Outgoing | None:
+        """What to send next, where nothing was sent; None where the error is the client's to see."""
+        choice = self._elsewhere(triggers_of_error(error), outgoing, search)
+        if choice is None and error.code in _UNREACHED and self._may_pause(outgoing.upstream, search):
+            await anyio.sleep(PAUSES_S[search.pauses - 1])
+            return outgoing
+        self._learn_from(error, outgoing.upstream)
+        return None if choice is None else await _moved(outgoing, choice)
+
+    async def _after_answer(self, answer: Answer, outgoing: Outgoing, search: _Search) -> Outgoing | None:
+        """The same where the answer is an error, which is dropped unless it is the client's to see."""
+        if not self._fallbacks.concern(search.been):
             return None
         try:
             outcome = answer.outcome or await self._attempts.judge(answer.response)
         except BaseException:
             answer.close()
             raise
-        return self._elsewhere(outgoing, exchange, triggers_of(outcome), been, deadline)
-
-    def _elsewhere(
-        self,
-        outgoing: Outgoing,
-        exchange: Exchange,
-        triggers: frozenset[Trigger],
-        been: list[tuple[str, str | None]],
-        deadline: float,
-    ) -> Choice | None:
-        if not triggers or outgoing.again is None or self._now() > deadline:
+        choice = self._elsewhere(triggers_of(outcome), outgoing, search)
+        if choice is None:
             return None
-        return self._fallbacks.after(outgoing.upstream, exchange.model, triggers, been)
+        answer.drop()
+        return await _moved(outgoing, choice)
 
-    def _learn(self, upstream: str, *, failed: bool) -> None:
+    def _elsewhere(self, triggers: frozenset[Trigger], outgoing: Outgoing, search: _Search) -> Choice | None:
+        """Where a rule leads; None where none does."""
+        if not triggers or outgoing.again is None or self._now() > search.deadline:
+            return None
+        return self._fallbacks.after(search.been, triggers, within=outgoing.upstream if outgoing.is_pinned else None)
+
+    def _may_pause(self, upstream: str, search: _Search) -> bool:
+        """Whether a connection may be tried again; a probe is one try and no more."""
+        if search.pauses >= len(PAUSES_S) or self._breakers[upstream].state is not State.CLOSED:
+            return False
+        search.pauses += 1
+        return self._now() + PAUSES_S[search.pauses - 1] <= search.deadline
+
+    def _learn_from(self, error: QProxyError, upstream: str) -> None:
+        """Tell the breaker what the error says of the upstream, if anything."""
         breaker = self._breakers[upstream]
-        before = breaker.state
-        if failed:
-            breaker.fail(self._now())
-        else:
+        if error.code in _ANSWERED:
             breaker.succeed()
-        if breaker.state is not before:
-            log.warning("upstream %s: its breaker is %s", upstream, breaker.state.value)
+        elif error.code in _FAILURES and breaker.fail(self._now()):
+            log.warning("upstream %s: left alone for %g s (%s)", upstream, breaker.wait_s(self._now()), error.code)
 
 
-def left_alone(wait_s: float) -> InternalError:
-    return InternalError(
-        "overloaded",
-        "The upstream failed too often and is left alone for a moment. Try again shortly.",
-        retry_after_s=ceil(wait_s),
-    )
+async def _moved(outgoing: Outgoing, choice: Choice) -> Outgoing:
+    """The same request for another place. Raises DownstreamError where its body is unfit for that."""
+    assert outgoing.again is not None
+    following = await outgoing.again(choice)
+    following.is_pinned = outgoing.is_pinned
+    return following
 
 
 def _note_place(outgoing: Outgoing, exchange: Exchange) -> None:

@@ -288,14 +288,20 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         first_byte_s = timeouts.get("read") or math.inf
         body = request.stream
         if isinstance(body, LiveBody):
-            raw, early = await self._send_live(head, body, first_byte_s)
+            raw, early = await self._send_live(head, body, lambda: self._uploaded(attempt, first_byte_s))
         else:
             pieces = body.pieces if isinstance(body, KnownBody) else await _pieces(request)
             early = not await self._send(head, pieces)
-            self.wire.set_clock(math.inf, first_byte_s)
+            self._uploaded(attempt, first_byte_s)
             raw = await self._read_head(_nothing)
         self.wire.stop_clock()
         return UpstreamResponse(self, parse_response_head(raw, self._limits, method=request.method), early=early)
+
+    def _uploaded(self, attempt: Attempt | None, first_byte_s: float) -> None:
+        """The request has gone up: from now on its answer is waited for."""
+        self.wire.set_clock(math.inf, first_byte_s)
+        if attempt is not None:
+            attempt.uploaded = self._pool.runtime.now()
 
     async def _connect(self, timeouts: Mapping[str, float | None]) -> None:
         base = self._base
@@ -330,20 +336,20 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
                 return False
         return True
 
-    async def _send_live(self, head: bytes, body: LiveBody, first_byte_s: float) -> tuple[bytes, bool]:
+    async def _send_live(self, head: bytes, body: LiveBody, uploaded: Callable[[], None]) -> tuple[bytes, bool]:
         stream = self.wire
         stream.put(head)
         pump = body.start(stream, notify=stream.nudge)
-        clock_runs = False
+        is_told = False
 
         def check_upload() -> None:
-            nonlocal clock_runs
-            if not pump.done or clock_runs:
+            nonlocal is_told
+            if not pump.done or is_told:
                 return
             if pump.error is not None:
                 raise bad_upload(pump.error)
-            clock_runs = True
-            stream.set_clock(math.inf, first_byte_s)
+            is_told = True
+            uploaded()
 
         try:
             raw = await self._read_head(check_upload)

@@ -52,7 +52,10 @@ async def prepare(
     pin = route.upstream if route.upstream is not None else head.pinned_upstream
     pinned = pin.decode("latin-1") if pin is not None else None
     if endpoint.body is BodyRule.JSON:
-        return await _prepare_json(connection, head, exchange, services, endpoint.upstream_path(route.tail), pinned)
+        path = endpoint.upstream_path(route.tail)
+        outgoing = await _prepare_json(connection, head, exchange, services, path, pinned)
+        outgoing.is_pinned = pinned is not None or head.named_account is not None
+        return outgoing
     choice = services.models.resolve(None, pinned)
     body = None
     if head.has_body:
@@ -272,10 +275,10 @@ def _live_body(
 def _edits(choice: Choice, facts: BodyFacts, *, include_usage: bool) -> list[Edit]:
     edits: list[Edit] = []
     if choice.model is not None:
-        if choice.rename:
-            edits.append(Rename(choice.model))
-        elif not facts.has_model:
+        if not facts.has_model:
             edits.append(DefaultModel(choice.model))
+        elif choice.rename and choice.model != facts.model:
+            edits.append(Rename(choice.model))
     if include_usage:
         edits.append(IncludeUsage())
     return edits

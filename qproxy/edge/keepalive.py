@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class KeepAlive:
-    """Puts a comment into the stream every `every_s` seconds until `stop`, or until `has_begun` says so."""
+    """Puts a comment into a stream in chunks every `every_s` seconds, until `stop` or until the stream has begun."""
 
     __slots__ = ("_connection", "_every_s", "_exchange", "_has_begun", "_runtime", "_timer")
 
@@ -32,6 +32,7 @@ class KeepAlive:
         self._timer: Timer | None = runtime.call_later(every_s, self._fire)
 
     def until(self, has_begun: Callable[[], bool]) -> None:
+        """The answer is on its way: no comment more once `has_begun` says so."""
         self._has_begun = has_begun
 
     def stop(self) -> None:
@@ -42,11 +43,16 @@ class KeepAlive:
 
     def _fire(self) -> None:
         self._timer = None
-        stream = self._connection.stream
-        if stream.closing or (self._has_begun is not None and self._has_begun()):
+        connection = self._connection
+        if connection.stream.closing or (self._has_begun is not None and self._has_begun()):
             return
+        if not connection.owes_body:  # a client that still sends is not waiting
+            self._comment()
+        self._timer = self._runtime.call_later(self._every_s, self._fire)
+
+    def _comment(self) -> None:
         if not self._exchange.committed:
             self._connection.begin_stream(self._exchange)
+        stream = self._connection.stream
         if not stream.congested:
             stream.put(COMMENT)
-        self._timer = self._runtime.call_later(self._every_s, self._fire)

@@ -67,14 +67,15 @@ class Logins:
             await self.look()
             self._accounts.tend()
 
-    async def land(self, limit_s: float) -> None:
-        """Renew nothing any more. What is being renewed has `limit_s` to be saved: a login that is renewed and not
-        saved is lost."""
-        keepers = tuple(self._keepers.values())
-        with anyio.move_on_after(limit_s):
-            for keeper in keepers:
-                await keeper.land()
-        for keeper in keepers:
+    async def land(self) -> None:
+        """Renew nothing ahead of time any more; returns when what is being renewed is saved. A login that is renewed
+        and not saved is lost."""
+        for keeper in tuple(self._keepers.values()):
+            await keeper.land()
+
+    def abandon(self) -> None:
+        """From here on the end of the server interrupts renewals."""
+        for keeper in self._keepers.values():
             keeper.abandon()
 
     def _read_folder(self) -> tuple[list[str], set[str]]:

@@ -14,6 +14,7 @@ from qproxy.edge.delivery import deliver
 from qproxy.edge.intake import prepare
 from qproxy.edge.keepalive import KeepAlive
 from qproxy.edge.services import Services
+from qproxy.edge.total import total_clock
 from qproxy.edge.upstreams import Outgoing
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         await _answer_locally(connection, head, exchange, services, route)
         return
     services.drain.check_open()
-    if services.admission is None:
-        await _forward(connection, head, exchange, services, route, None)
-    else:
+    with total_clock(connection, services.timeouts.total_s, services.runtime):
+        if services.admission is None:
+            await _forward(connection, head, exchange, services, route, None)
+            return
         place = await services.admission.enter(client, head, route.endpoint)
         try:
             await _forward(connection, head, exchange, services, route, place)
@@ -57,6 +59,7 @@ async def _forward(
 ) -> None:
     """`place` is None where places are not limited."""
     assert isinstance(route.endpoint, ForwardEndpoint)
+    exchange.hides_errors = route.endpoint.hides_errors
     outgoing = await prepare(connection, head, exchange, services, route)
     exchange.enter(Phase.WAITING)
     keep_alive = _keep_alive(connection, head, exchange, services, outgoing)

@@ -7,11 +7,15 @@ not take is queued and flushed by a task that lives as long as the queue is not 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import heapq
 import itertools
+import logging
 import socket
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,7 +26,19 @@ from qproxy.core.splice import Buffer
 if TYPE_CHECKING:  # the runtime imports this module
     from qproxy.edge.runtime import Receiver, Spot, Timer
 
+log = logging.getLogger(__name__)
+
 READ_BYTES = 256 * 1024  # what asyncio and uvloop read at once
+
+
+@contextlib.contextmanager
+def _one_callback(give_up: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The crash barrier of callbacks, as the other loops have one: a defect costs a connection and not the server."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001
+        log.error("internal error\n%s", traceback.format_exc())  # noqa: TRY400
+        give_up()
 
 
 class _ParkingSpot:
@@ -89,7 +105,8 @@ class _Timers:
             while self._heap and self._heap[0].due <= now:
                 call = heapq.heappop(self._heap).call
                 if call is not None:
-                    call()
+                    with _one_callback():
+                        call()
 
 
 class _Transport:
@@ -135,7 +152,8 @@ class _Transport:
                 self._close(exc)
                 return
             if data:
-                receiver.data_received(data)
+                with _one_callback(self._crash):
+                    receiver.data_received(data)
                 del data  # or the next wait holds it, for as long as reading is paused
             elif receiver.eof_received():
                 return
@@ -236,6 +254,9 @@ class _Transport:
 
     def abort(self) -> None:
         self._close(None)
+
+    def _crash(self) -> None:
+        self._close(ConnectionAbortedError(errno.ECONNABORTED, "a defect of ours"))
 
     def _close(self, exc: Exception | None) -> None:
         if self._closed:

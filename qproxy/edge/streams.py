@@ -80,6 +80,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._rings_late = False
         self._stall_s = math.inf
         self._stall_timer: Timer | None = None
+        self._stalls_at = math.inf
         self._unsent_bytes = 0
         self.congested = False
         self.stalled = False
@@ -280,6 +281,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     def _watch_for_stall(self) -> None:
         if self._stall_timer is None and self._transport is not None and self._stall_s < math.inf:
             self._unsent_bytes = self._transport.get_write_buffer_size()
+            self._stalls_at = self._runtime.now() + self._stall_s
             self._stall_timer = self._runtime.call_later(self._stall_s, self._check_stall)
 
     def _check_stall(self) -> None:
@@ -287,7 +289,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         if self._transport is None or self._lost:
             return
         unsent = self._transport.get_write_buffer_size()
-        if unsent and unsent >= self._unsent_bytes:
+        rings_late = self._runtime.now() - self._stalls_at > LATE_S  # it was not the peer that stood still
+        if unsent and unsent >= self._unsent_bytes and not rings_late:
             self.stalled = True
             self.abort()
         elif unsent:

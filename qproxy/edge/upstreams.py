@@ -11,11 +11,12 @@ import httpcore
 from qproxy.core.account import Wish
 from qproxy.core.exchange import Attempt
 from qproxy.core.http1 import RequestHead
-from qproxy.core.limits import Limits, Timeouts
+from qproxy.core.limits import BYTES_PER_TOKEN, Limits, Timeouts
 from qproxy.core.models import Choice
 from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
+from qproxy.core.patience import Patience, RequestKind
 from qproxy.core.upstream import BaseUrl, Credential, Upstream
-from qproxy.edge.connect import NameNotFound, NetworkBackend, NoDescriptors, TlsFailed
+from qproxy.edge.connect import NameNotFound, NetworkBackend, NoDescriptors, TlsFailed, is_shortage
 from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
 from qproxy.edge.pool import Pool
 from qproxy.edge.runtime import Runtime
@@ -44,7 +45,12 @@ class Outgoing:
     body_bytes: int  # known or announced size; 0 where it is not known
     wish: Wish
     whole: Callable[[], Awaitable[KnownBody]] | None = None  # a live body as one that can be sent again
-    again: Callable[[Choice], Awaitable[Outgoing]] | None = None  # the same request for another upstream
+    again: Callable[[Choice], Awaitable[Outgoing]] | None = None  # the same request for another place
+    is_pinned: bool = False  # the client named its upstream or its account
+
+    @property
+    def kind(self) -> RequestKind:
+        return RequestKind(self.upstream, self.model, self.is_plain)
 
     @property
     def is_repeatable(self) -> bool:
@@ -87,23 +93,30 @@ class Upstreams:
         self._ssl_context: ssl.SSLContext | None = None
         self._user_agent = user_agent.encode()
         self._network = NetworkBackend(runtime)
+        self._patience = Patience(timeouts)
         self._pools: dict[OriginKey, Pool] = {}
         self._lines: dict[tuple[str, Credential], tuple[UpstreamFace, Pool]] = {}
 
     async def send(self, outgoing: Outgoing, credential: Credential, attempt: Attempt) -> UpstreamResponse:
         """The response, its body still to be read; it must be closed. Raises QProxyError."""
         face, pool = self._line(outgoing.upstream, credential)
-        client = outgoing.client
+        client, kind = outgoing.client, outgoing.kind
+        first_byte_s = self._patience.first_byte_s(kind, outgoing.body_bytes)
         request = _request(client.method, pool.url, outgoing.body)
         request.extensions = {
             "head": face.head(client.method, outgoing.path, client.query, client, outgoing.framing()),
             "attempt": attempt,
-            "timeout": self._clocks(outgoing),
+            "timeout": self._clocks(first_byte_s),
         }
         try:
-            return await pool.handle_async_request(request)
+            response = await pool.handle_async_request(request)
+        except StreamTimeout as exc:
+            raise _no_first_byte(outgoing, first_byte_s) from exc
         except _FAILURES as exc:
             raise _translated(exc) from exc
+        if response.status == 200 and attempt.uploaded:
+            self._patience.learn(kind, outgoing.body_bytes, self._runtime.now() - attempt.uploaded)
+        return response
 
     async def list_models(self, upstream_name: str, credential: Credential) -> bytes:
         """The body of the upstream's `GET /models`. Raises QProxyError."""
@@ -174,12 +187,16 @@ class Upstreams:
     def _tls(self) -> ssl.SSLContext:
         """Made when it is first needed: loading the certificates takes 30 ms and some megabytes."""
         if self._ssl_context is None:
-            self._ssl_context = self._make_ssl_context()
+            try:
+                self._ssl_context = self._make_ssl_context()
+            except OSError as exc:
+                if is_shortage(exc):
+                    raise _translated(NoDescriptors(str(exc))) from exc
+                raise
         return self._ssl_context
 
-    def _clocks(self, outgoing: Outgoing) -> dict[str, float]:
+    def _clocks(self, first_byte_s: float) -> dict[str, float]:
         timeouts = self._timeouts
-        first_byte_s = timeouts.first_byte_s(body_bytes=outgoing.body_bytes, plain=outgoing.is_plain)
         return {
             "pool": timeouts.pool_wait_s,
             "connect": timeouts.connect_s,
@@ -204,6 +221,21 @@ def _request(method: bytes, url: httpcore.URL, body: KnownBody | LiveBody | None
     request.headers = []
     request.stream = body if body is not None else KnownBody([b""])
     return request
+
+
+def _no_first_byte(outgoing: Outgoing, waited_s: float) -> UpstreamError:
+    """What happened, and what helps."""
+    setting = "first_byte_plain_s" if outgoing.is_plain else "first_byte_stream_s"
+    tokens = outgoing.body_bytes // BYTES_PER_TOKEN
+    length = f", of about {tokens:,} tokens," if tokens else ""
+    advice = f"raise timeouts.{setting} or timeouts.first_byte_per_100k_tokens_s, or send less context"
+    if outgoing.is_plain:
+        advice += ', or ask for a stream ("stream": true), which begins sooner'
+    return UpstreamError(
+        "first_byte_timeout",
+        f"The upstream took the request{length} and did not begin to answer within {waited_s:.3g} s. If it needs that "
+        f"long, {advice}.",
+    )
 
 
 _FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
@@ -237,6 +269,6 @@ _TRANSLATIONS = (
         "upload_timeout", "The upstream stopped taking the request. Try again, or raise timeouts.upload_s."
     )),
     (StreamTimeout, lambda: UpstreamError(
-        "first_byte_timeout", "The upstream did not answer in time. If long prompts need more, raise first_byte_*_s."
+        "first_byte_timeout", "The upstream fell silent before its answer was complete."
     )),
 )  # fmt: skip

@@ -11,4 +11,5 @@ COMPLETIONS = ForwardEndpoint(
     methods=(b"POST",),
     body=BodyRule.JSON,
     end_markers=(DONE_EVENT, FINISH_REASON, ERROR_EVENT),
+    hides_errors=True,
 )

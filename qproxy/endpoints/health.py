@@ -34,10 +34,13 @@ async def _livez(request: LocalRequest) -> LocalAnswer:
 
 
 async def _readyz(request: LocalRequest) -> LocalAnswer:
-    obstacle = request.services.health.obstacle()
+    """`degraded` where some upstreams are left alone; requests for others are welcome."""
+    health = request.services.health
+    obstacle = health.obstacle()
     if obstacle is not None:
         raise obstacle
-    return json_answer({"status": "ok"})
+    failing = health.failing()
+    return json_answer({"status": "degraded", "failing": failing} if failing else {"status": "ok"})
 
 
 HEALTH = LocalEndpoint("health", b"/health", (b"GET",), needs_key=False, answer=_health)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from qproxy.core.splice import BodyFacts, DefaultModel, IncludeUsage, Rename, apply, examine
 from qproxy.errors import DownstreamError
+from tests.support.json_edits import including_usage, replaced, with_last
 from tests.support.json_texts import (
     DAMAGED,
     OTHER_ENTRIES,
     SPACES,
     VALUES,
-    Document,
     Entry,
     accepts,
     cut,
@@ -68,43 +68,6 @@ def _renamed(members: Sequence[Entry], at: int, model: str) -> list[Entry]:
     return [entry._replace(value=literal) if place == at else entry for place, entry in enumerate(members)]
 
 
-def _with_last(document: Document, key: str, value: object) -> Document:
-    at = max(place for place, (name, _) in enumerate(document) if name == key)
-    return (*document[:at], (key, value), *document[at + 1 :])
-
-
-def _with_usage(document: Document) -> Document:
-    """The document as it must read after IncludeUsage."""
-    decoded = dict(document)
-    if decoded.get("stream") is not True:
-        return document
-    if "stream_options" not in decoded:
-        return (("stream_options", (("include_usage", True),)), *document)
-    options = decoded["stream_options"]
-    if options is None:
-        return _with_last(document, "stream_options", (("include_usage", True),))
-    if not isinstance(options, tuple):
-        return document
-    usage = dict(options).get("include_usage", False)
-    if usage is not None and usage is not False:
-        return document
-    if "include_usage" not in dict(options):
-        return _with_last(document, "stream_options", (("include_usage", True), *options))
-    return _with_last(document, "stream_options", _with_last(options, "include_usage", True))
-
-
-def _replaced(before: bytes, after: bytes) -> bytes:
-    """What of `before` is gone, without the bytes that both have in front and behind."""
-    front = _common(before, after)
-    back = _common(before[front:][::-1], after[front:][::-1])
-    return before[front : len(before) - back]
-
-
-def _common(first: bytes, second: bytes) -> int:
-    shorter = min(len(first), len(second))
-    return next((at for at in range(shorter) if first[at] != second[at]), shorter)
-
-
 def _examined(pieces: Sequence[bytes], inspect_bytes: int, window_bytes: int) -> BodyFacts | str:
     """The facts, or the code of the error."""
     try:
@@ -138,7 +101,7 @@ def test_edits_of_checked_bodies(members: list[Entry], space: str, name: str, da
         assert (
             with_name.decode() == space + written(_renamed(members, _places(members, "model")[0], name), space) + space
         )
-        assert pairs(with_name) == _with_last(document, "model", name)
+        assert pairs(with_name) == with_last(document, "model", name)
     else:
         assert with_name == body
     if facts.has_model:
@@ -148,8 +111,8 @@ def test_edits_of_checked_bodies(members: list[Entry], space: str, name: str, da
         assert with_default.decode() == space + written(members, space, member) + space
         assert pairs(with_default) == (("model", name), *document)
     with_usage = _applied(pieces, facts, [IncludeUsage()], WHOLE)
-    assert pairs(with_usage) == _with_usage(document)
-    assert _replaced(body, with_usage) in (b"", b"fals", b"null")
+    assert pairs(with_usage) == including_usage(document)
+    assert replaced(body, with_usage) in (b"", b"fals", b"null")
 
 
 @settings(deadline=None)

@@ -136,3 +136,24 @@ def test_a_boundary_is_one_however_it_was_cut(sizes: list[int], length: int) -> 
     at_boundary = length % len(CONTENT) == 0
     assert watching(*map(chunk, cut(payload, sizes)), in_chunks=True).at_event_boundary() == at_boundary
     assert watching(*cut(payload, sizes)).at_event_boundary() == at_boundary
+
+
+@pytest.mark.parametrize("second", [1, 2, 3, 40])
+def test_a_line_that_a_chunk_border_cuts_is_no_framing(second: int) -> None:
+    r"""`\r\nda` before a border, as in `data`, reads like the line of a chunk's size."""
+    payload = (CONTENT + FINISH + DONE).replace(b"\n", b"\r\n")
+    for first in range(len(payload)):
+        pieces = [payload[:first], payload[first : first + second], payload[first + second :]]
+        watch = watching(*map(chunk, filter(None, pieces)), in_chunks=True)
+        assert watch.payload() == payload
+        assert watch.is_complete((DONE_EVENT,))
+        assert watch.at_event_boundary()
+
+
+def test_events_with_cr_lf_behind_half_a_chunk() -> None:
+    long = CONTENT.replace(b"\n", b"\r\n") * (TAIL_BYTES // len(CONTENT))
+    payload = watching(chunk(long), chunk(b"\r\nd"), chunk(b"ata: x\r\n\r\n"), in_chunks=True).payload()
+    assert (long + b"\r\ndata: x\r\n\r\n").endswith(payload)
+    assert len(payload) > TAIL_BYTES - 20
+    alone = watching(chunk(long + b"\r\nda\r\n"), in_chunks=True).payload()
+    assert (long + b"\r\nda\r\n").endswith(alone)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import resource
 import socket
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -18,6 +16,7 @@ import pytest
 from qproxy import app
 from qproxy.edge.listener import Listener, address_of, bind, closing_all
 from qproxy.simulator.wire import PeerLeft, Wire
+from tests.support.descriptors import no_descriptor_left
 from tests.support.leaks import nothing_left, turns
 from tests.support.live import settings_for
 from tests.support.raw_client import connect, raw_client, request_head
@@ -208,26 +207,6 @@ async def test_many_at_once() -> None:
                 stack.callback(wire.close)
             for wire in wires:
                 assert await greeting(wire) == b"127.0.0.1"
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Nothing can be opened inside the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
-    fillers = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-    try:
-        while True:
-            try:
-                fillers.append(os.dup(0))
-            except OSError:
-                break
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for filler in fillers:
-            os.close(filler)
 
 
 async def test_without_descriptors_accepting_pauses_and_what_is_open_lives(caplog: pytest.LogCaptureFixture) -> None:

@@ -300,6 +300,7 @@ class TestTrouble:
             folder.accounts.close(lease)
         _, rows = folder.accounts.changes(-1) or (0, [])
         folder.log_in("default")
+        make_older(login_path(folder.home), -1)  # the clock of files goes in steps
         again = Folder(folder.home, folder.stage)
         await again.look()
         again.accounts.restore(rows)

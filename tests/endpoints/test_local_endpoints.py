@@ -45,12 +45,16 @@ class FixedCatalogue:
 class FixedHealth:
     reason: QProxyError | None = None
     known: list[UpstreamHealth] = field(default_factory=list)
+    down: Sequence[str] = ()
 
     def uptime_s(self) -> float:
         return 12.34567
 
     def upstreams(self) -> Sequence[UpstreamHealth]:
         return self.known
+
+    def failing(self) -> Sequence[str]:
+        return self.down
 
     def obstacle(self) -> QProxyError | None:
         return self.reason
@@ -122,6 +126,12 @@ async def test_health_names_what_keeps_work_away_and_readiness_refuses() -> None
     with pytest.raises(InternalError) as caught:
         await ask(b"/readyz", health)
     assert caught.value.kind.status == 503
+
+
+async def test_readiness_says_which_upstreams_are_left_alone() -> None:
+    answer = await ask(b"/readyz", FixedHealth(down=("mine", "other")))
+    assert (answer.status, orjson.loads(answer.body)) == (200, {"status": "degraded", "failing": ["mine", "other"]})
+    assert orjson.loads((await ask(b"/readyz", FixedHealth())).body) == {"status": "ok"}
 
 
 async def test_models_are_listed() -> None:

@@ -64,6 +64,19 @@ async def test_an_empty_stream_is_no_success(framing: str) -> None:
     assert not is_whole_and_good(await answered(wire, closes=framing == "close"))
 
 
+@pytest.mark.parametrize("payload", [b"", FIRST_EVENT, FIRST_EVENT * 3])
+async def test_a_stream_with_a_length_and_without_an_end_is_no_success(payload: bytes) -> None:
+    """U28, U30: what was announced has come, and it is not the whole answer all the same."""
+    assert not is_whole_and_good(await answered(answer(200, [STREAM_TYPE], payload)))
+
+
+async def test_a_packed_stream_that_nobody_asked_for_passes() -> None:
+    """U31: its events cannot be seen, so its framing alone says whether it is whole."""
+    packed = gzip.compress(FIRST_EVENT + FINISH + DONE)
+    got = await answered(stream_head((b"content-encoding", b"gzip")) + b"".join(chunks([packed])))
+    assert (got.end, bytes(got.body)) == (End.WHOLE, packed)
+
+
 async def test_a_web_page_is_no_success_and_is_not_shown() -> None:
     """U30."""
     for request in (STREAM, PLAIN):

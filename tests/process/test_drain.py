@@ -9,7 +9,18 @@ import anyio
 import orjson
 import pytest
 
-from tests.support.drain_stage import ASK, ASK_STREAM, CHAT, FIRST, LAST, begin_stream, drain_stage, refuses, whole
+from tests.support.drain_stage import (
+    ASK,
+    ASK_STREAM,
+    CHAT,
+    FIRST,
+    LAST,
+    LONG_S,
+    begin_stream,
+    drain_stage,
+    refuses,
+    whole,
+)
 from tests.support.leaks import turns
 from tests.support.raw_client import Answer, End, RawClient, connect, post, raw_client, request_head
 from tests.support.scripted_upstream import answer, chunk, expect_request, head, reached, send, stream_head, wait_for
@@ -161,6 +172,7 @@ class TestRequestsUnderWay:
         go_on.set()
         async with drain_stage(go_on=go_on) as stage, raw_client(stage.url) as client:
             await client.send(ASK_STREAM[:-5])
+            await turns()
             stage.drain()
             await stage.until_closed()
             got = await client.ask(ASK_STREAM[-5:])
@@ -191,9 +203,11 @@ async def out_of_time(script: list[Step], *, hurry: bool) -> AsyncIterator[tuple
 
     async def leave() -> None:
         await go.wait()
-        await (stage.proxy.hurry() if hurry else stage.proxy.drain())
+        if hurry:
+            stage.proxy.hurry()
+        await stage.proxy.drain()
 
-    async with drain_stage(*script, drain_s=0.0) as stage, raw_client(stage.url) as client:
+    async with drain_stage(*script, drain_s=LONG_S if hurry else 0.0) as stage, raw_client(stage.url) as client:
         stage.tasks.start_soon(leave)
         yield client, go
 

@@ -190,7 +190,11 @@ def connect(url: str, receive_buffer_bytes: int = 0) -> Wire:
     sock = socket.socket()
     if receive_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    sock.connect(("127.0.0.1", port_of(url)))
+    try:
+        sock.connect(("127.0.0.1", port_of(url)))
+    except BaseException:
+        sock.close()
+        raise
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Wire(sock)
