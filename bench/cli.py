@@ -1,4 +1,4 @@
-"""`python -m bench run | compare | show | profile | soak | install`."""
+"""`python -m bench run | compare | show | profile | soak | slow | install`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bench.rivals.base import InstallError, Rival
 from bench.rivals.qproxy import judged_qproxy, qproxy
 from bench.runner import Plan, execute
 from bench.scenarios import SCENARIOS
+from bench.slow import command as slow
 from bench.soak import command as soak
 from bench.tools import BUILD, ToolError
 
@@ -61,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
     profile.add_argument("--seconds", type=float, default=10.0)
     profile.set_defaults(action=profile_command)
-    soak.add_options(commands.add_parser("soak", parents=[built], help="a storm of faults, and what it did"), BACKENDS)
+    soak.add_options(commands.add_parser("soak", parents=[built], help="faults at random, and what they did"), BACKENDS)
+    slow.add_options(commands.add_parser("slow", parents=[built], help="one client beside 1,000 slow ones"), BACKENDS)
     install = commands.add_parser("install", parents=[built], help="fetch rivals")
     install.add_argument("names", nargs="+", choices=("all", *RIVALS))
     install.set_defaults(action=install_command)

@@ -65,7 +65,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Case:
-    """One order. `detail` says what was bad about the answer, or is the code of the error; `request_id` is the proxy's."""
+    """One order. `detail` is the code of the error, or what was bad about the answer; `request_id` is the proxy's."""
 
     order: Order
     attempts: list[Attempt] = field(default_factory=list)

@@ -31,7 +31,8 @@ def add_options(soak: argparse.ArgumentParser, backends: tuple[str, ...]) -> Non
 def soak_command(options: argparse.Namespace) -> int:
     """1 where anything was not right."""
     folder = options.build / "run" / "soak"
-    plan = Plan(options.minutes * 60, options.seed, options.backend, folder, partial(print, file=sys.stderr, flush=True))
+    report = partial(print, file=sys.stderr, flush=True)
+    plan = Plan(options.minutes * 60, options.seed, options.backend, folder, report)
     soaked = run(plan)
     show(plan, soaked)
     if options.json:

@@ -10,8 +10,8 @@ import anyio
 from bench.rivals.base import CLIENT_KEY
 from bench.soak.answers import Appetite, Seen, connect, end_of, read_answer
 from bench.soak.books import Books, Case, End
-from bench.soak.subject import CLOCK_S
 from bench.soak.orders import Manner, Order, OrderBook
+from bench.soak.subject import CLOCK_S
 from bench.tools import CHAT_PATH
 from qproxy.simulator.wire import PeerLeft, Wire
 
@@ -95,9 +95,7 @@ class Customer:
         writes = self._writes(order, body)
         if len(writes) == 1 and len(body) <= PIECE_BYTES:
             await _send(wire, writes, 0.0)
-            if order.manner is Manner.STUCK:
-                await anyio.sleep(STUCK_S)
-            seen = await read_answer(wire, _appetite(order))
+            seen = await _read(wire, order)
         else:
             seen = await self._exchange_at_once(wire, order, writes)
         case.end, case.detail = end_of(order, seen)
@@ -111,7 +109,7 @@ class Customer:
         """An answer may come before the body has gone up."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_send, wire, writes, order.pause_s)
-            seen = await read_answer(wire, _appetite(order))
+            seen = await _read(wire, order)
             tasks.cancel_scope.cancel()
         return seen
 
@@ -137,8 +135,10 @@ class Customer:
         return [head + pieces[0], *pieces[1:]]
 
 
-def _appetite(order: Order) -> Appetite:
-    return SLOW if order.manner is Manner.SLOW else HASTY
+async def _read(wire: Wire, order: Order) -> Seen:
+    if order.manner is Manner.STUCK:
+        await anyio.sleep(STUCK_S)
+    return await read_answer(wire, SLOW if order.manner is Manner.SLOW else HASTY)
 
 
 async def _send(wire: Wire, writes: list[bytes], pause_s: float) -> None:

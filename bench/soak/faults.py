@@ -39,8 +39,8 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row. `weight` is relative to the other rows; `long_only`: met by long uploads alone, `lone_only`: by upstreams
-    with one key alone, since it would close the others' keys one after the other."""
+    """One row. `weight` is relative to the other rows. `long_only`: met by long uploads alone.
+    `lone_only`: not met where there are several keys, since it would close one after the other."""
 
     name: str
     weight: float

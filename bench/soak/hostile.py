@@ -117,7 +117,8 @@ async def _two_lengths(vandal: Vandal, wire: Wire, order_id: str) -> None:
 
 
 async def _bad_chunk(vandal: Vandal, wire: Wire, order_id: str) -> None:
-    begun = b'{"model":"qwen-1","messages":[{"role":"user","content":"' + b"x" * vandal.rng.choice((10, LONG_BODY_BYTES))
+    content = b"x" * vandal.rng.choice((10, LONG_BODY_BYTES))
+    begun = b'{"model":"qwen-1","messages":[{"role":"user","content":"' + content
     bad = vandal.rng.choice((b"-5\r\n", b"0x5\r\nabcde\r\n", b"zz\r\n", b"5\nabcde\r\n"))
     await wire.send(request_head(order_id, None, vandal.port) + b"%x\r\n%b\r\n" % (len(begun), begun) + bad)
 

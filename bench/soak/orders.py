@@ -41,7 +41,7 @@ class Order:
     """One request. `digest` is that of the body as it must arrive at an upstream. `pieces` is the number of events of a
     stream, each about as long as `piece_bytes`, or how often a plain answer's text has so many bytes.
 
-    `sends` is in how many writes, with `pause_s` between them, the body goes out. `leaves_after_s` counts from the first.
+    The body goes out in `sends` writes with `pause_s` between them. `leaves_after_s` counts from the first of them.
     """
 
     id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from enum import Enum
@@ -9,7 +10,7 @@ from typing import TypeAlias
 
 import anyio
 
-from bench.soak.orders import Order, answer_of, events_of
+from bench.soak.orders import Manner, Order, answer_of, events_of
 from qproxy.simulator.answers import LAST_CHUNK, Reply, chunk, reply_head, stream_head
 from qproxy.simulator.wire import Wire
 
@@ -96,7 +97,7 @@ def _plain(order: Order, rng: random.Random) -> list[Step]:
 def _stream(order: Order, rng: random.Random) -> list[Step]:
     """Event by event at a pace, all at once, or with chunks that begin and end anywhere."""
     events = events_of(order)
-    drawn = rng.random()
+    drawn = 0.5 if order.manner is Manner.STUCK else rng.random()
     if drawn < 0.4:
         pause = Pause(rng.choice((0.002, 0.02, 0.05)))
         paced = [step for event in events for step in (pause, chunk(event))]
@@ -109,4 +110,4 @@ def _stream(order: Order, rng: random.Random) -> list[Step]:
 def _pieces(data: bytes, rng: random.Random) -> list[bytes]:
     """Cut at random, none of them empty."""
     cuts = sorted({0, len(data), *(rng.randrange(1, len(data)) for _ in range(rng.randrange(6)))})
-    return [data[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(cuts)]

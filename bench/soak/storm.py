@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -61,23 +61,20 @@ class Soaked:
     farewell: Farewell
 
 
-@dataclass(slots=True)
 class Storm:
     """The parts of a soak while it goes on."""
 
-    plan: Plan
-    books: Books = field(default_factory=Books)
-    hostile: Counter[str] = field(default_factory=Counter)
-    resident: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        seed = self.plan.seed
-        self.orders = OrderBook(seed)
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.books = Books()
+        self.hostile: Counter[str] = Counter()
+        self.resident: list[int] = []
+        self.orders = OrderBook(plan.seed)
         self.upstreams = [
-            FaultUpstream(name, tuple(f"soak-{name}-{number}" for number in range(count)), self.books, seed)
+            FaultUpstream(name, tuple(f"soak-{name}-{number}" for number in range(count)), self.books, plan.seed)
             for name, count in KEYS.items()
         ]
-        self.subject = Subject(self.upstreams, self.plan.folder, self.plan.backend)
+        self.subject = Subject(self.upstreams, plan.folder, plan.backend)
 
     async def run(self) -> Soaked:
         """Whatever was started is stopped. Raises StartError."""
@@ -157,13 +154,14 @@ class Storm:
             await anyio.sleep(SAMPLE_S)
 
     async def _recover(self) -> tuple[int, float]:
-        """How many of the next requests succeed, as many at once as there are places, once each upstream has answered."""
+        """Of the requests after the first good answer of each upstream, as many at once as there are places: how many
+        succeed. And the seconds until then."""
         begun = time.monotonic()
         customers = [self._customer(number) for number in range(MAX_EXCHANGES)]
         names = list(KEYS)
         with anyio.move_on_after(RECOVERY_PATIENCE_S):
             for name in names:
-                while await customers[0].ask(*self.orders.next_plain(name)) is not End.WHOLE:
+                while await customers[0].ask(*self.orders.next_plain(name)) is not End.WHOLE:  # noqa: ASYNC110
                     await anyio.sleep(RECOVERY_PAUSE_S)
         recovery_s = time.monotonic() - begun
         ends: Counter[End] = Counter()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
+from bench.descriptors import connections_among, descriptors_of
 from bench.instance import base_environment
 from bench.machine import available_cores
 from bench.processes import Server, StartError, free_port
 from bench.rivals.base import CLIENT_KEY, ROOT
-from bench.rivals.qproxy import RUN_CLI
+from bench.soak.trimmed import TRIM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bench.soak.upstream import FaultUpstream
 
@@ -33,9 +33,9 @@ READY_S = 20.0
 QUIET_S = 12.0  # for whatever is under way to end when nobody sends anything any more
 LEAVES_WITHIN_S = 4.0
 LOOK_S = 0.05
+TRIM_S = 0.3
 DRAIN_S = 20.0  # were anything under way at the end, the proxy would wait for it
 
-LISTENING = "0A"  # in /proc/net/tcp
 SETTINGS = """
 upstream = "one"
 [models]
@@ -78,9 +78,11 @@ STALLS = re.compile(r"event loop stood still")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The proxy at one moment. `down` and `up` are its connections to clients and to upstreams."""
+    """The proxy at one moment. `down` and `up` are its connections to clients and to upstreams. `used_bytes` is what it
+    has resident when free memory has been given back; 0 where it was not asked to."""
 
     resident_bytes: int
+    used_bytes: int
     descriptors: int
     down: int
     up: int
@@ -119,7 +121,7 @@ class Subject:
         settings = self._folder / "qproxy.toml"
         settings.write_text(self._settings())
         argv = (
-            sys.executable, "-c", RUN_CLI, "serve", "--host", "127.0.0.1", "--port", str(self.port),
+            sys.executable, "-m", "bench.soak.trimmed", "serve", "--host", "127.0.0.1", "--port", str(self.port),
             "--config", str(settings), "--backend", self._backend, "--home", str(self._folder / "state"),
         )  # fmt: skip
         env = {
@@ -138,9 +140,7 @@ class Subject:
             )
             for each in self._upstreams
         )  # fmt: skip
-        return SETTINGS.format(
-            upstreams="".join(tables), clock_s=CLOCK_S, max_exchanges=MAX_EXCHANGES, drain_s=DRAIN_S
-        )
+        return SETTINGS.format(upstreams="".join(tables), clock_s=CLOCK_S, max_exchanges=MAX_EXCHANGES, drain_s=DRAIN_S)
 
     async def until_ready(self) -> None:
         """Raises StartError."""
@@ -157,13 +157,12 @@ class Subject:
 
     def look(self) -> Look:
         """Reads /proc."""
-        opened = [link for pid in self.server.pids() for link in _descriptors(pid)]
-        inodes = {link[len("socket:[") : -1] for link in opened if link.startswith("socket:[")}
+        opened = descriptors_of(self.server.pids())
+        ports = connections_among(opened)
         upstream_ports = {each.port for each in self._upstreams}
-        ports = [pair for inode, pair in _connections() if inode in inodes]
         down = sum(local == self.port for local, _ in ports)
         up = sum(remote in upstream_ports for _, remote in ports)
-        return Look(self.server.memory().resident_bytes, len(opened), down, up)
+        return Look(self.server.memory().resident_bytes, 0, len(opened), down, up)
 
     async def until_quiet(self) -> Look:
         """The look when no connection is left, or after `QUIET_S`."""
@@ -172,13 +171,15 @@ class Subject:
         while (look.down or look.up) and time.monotonic() < deadline:
             await anyio.sleep(LOOK_S)
             look = self.look()
-        return look
+        self.server.send_signal(TRIM)
+        await anyio.sleep(TRIM_S)
+        return replace(look, used_bytes=self.look().resident_bytes)
 
     async def leave(self) -> Farewell:
         """Ask it to end, and see how it does."""
         begun = time.monotonic()
         self.server.send_signal(signal.SIGTERM)
-        while self.server.exit_status is None and time.monotonic() - begun < LEAVES_WITHIN_S:
+        while self.server.exit_status is None and time.monotonic() - begun < LEAVES_WITHIN_S:  # noqa: ASYNC110
             await anyio.sleep(LOOK_S)
         seconds = time.monotonic() - begun
         lines = self.server.log.read_text(errors="replace").splitlines()
@@ -190,22 +191,3 @@ class Subject:
         """Safe to call twice, and when it has ended."""
         if self._server is not None:
             self._server.stop()
-
-
-def _descriptors(pid: int) -> Iterator[str]:
-    """What each of them is, as in proc(5)."""
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            yield str(entry.readlink())
-
-
-def _connections() -> Iterator[tuple[str, tuple[int, int]]]:
-    """The inodes of this machine's TCP connections, with their local and remote ports."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] != LISTENING:
-            yield fields[9], (_port_of(fields[1]), _port_of(fields[2]))
-
-
-def _port_of(address: str) -> int:
-    return int(address.rpartition(":")[2], 16)

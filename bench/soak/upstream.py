@@ -62,9 +62,10 @@ class FaultUpstream:
                 return port
 
     async def _until_restart(self) -> None:
-        await anyio.sleep(self._rng.uniform(*UP_S))
-        while self.is_calm:
-            await anyio.sleep(self._rng.uniform(0.1, 1.0))
+        while True:
+            await anyio.sleep(self._rng.uniform(*UP_S))
+            if not self.is_calm:
+                return
 
     async def _serve(self, wire: Wire) -> None:
         try:
@@ -89,7 +90,7 @@ class FaultUpstream:
             return False
         case = self._books.find(order_id)
         if case is None:
-            self._books.accuse(Guilt.WRONG, f"a request that nobody sends came to {self.name}: {order_id or head.raw!r}")
+            self._books.accuse(Guilt.WRONG, f"a request that nobody sends came to {self.name}: {head.raw!r}")
             return False
         await self._answer(wire, head, case)
         return True

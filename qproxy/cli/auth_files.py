@@ -115,7 +115,7 @@ def remove(account: str, now: bool, as_json: bool, **flags: object) -> int:
         if now:
             files.remove_at_once(account, SERVERS_LOOK_S)
         else:
-            files.remove(account)
+            files.remove(account, SERVERS_LOOK_S if account == DEFAULT_ACCOUNT else 0.0)
     except FileNotFoundError:
         return fail(_no_account(files, account))
     except OSError as exc:

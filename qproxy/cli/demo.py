@@ -23,12 +23,22 @@ from qproxy.core.upstream import BaseUrl
 if TYPE_CHECKING:
     import httpcore
 
+    from qproxy.edge.accounts import Accounts
+
 MODEL = "qwen3-coder-plus"
 PROMPT = "Explain a reverse proxy in one paragraph."
 TOKENS = 60
 TOKENS_PER_S = 80.0
 SHORT: Headers = ((b"x-sim-tokens", b"2"), (b"x-sim-pace", b"0"))
 PAIRS = 15  # odd, so that the median is a measured value
+KEYS = ("demo-key-1", "demo-key-2")
+SETTINGS = """
+upstream = "simulator"
+rotation = "fill_first"
+[upstreams.simulator]
+url = "{url}/v1"
+keys = ["{keys[0]}", "{keys[1]}"]
+"""
 CURL = """curl -N {url}/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
 
@@ -42,7 +52,7 @@ class Timing(NamedTuple):
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Exit after the table of timings.")
+@click.option("--once", is_flag=True, help="Exit when everything has been shown.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the proxy. [default: a free one]")
 def demo(once: bool, port: int) -> None:
     """Start a simulated Qwen and the proxy on this machine, and chat through them. No key and no network needed."""
@@ -57,13 +67,14 @@ async def _demo(folder: Path, port: int, once: bool) -> None:
     async with simulator.running(simulator.Options(tokens=TOKENS, tokens_per_s=TOKENS_PER_S)) as upstream:
         settings = _settings(folder, port, upstream.url)
         async with app.running(settings) as proxy:
-            await _show(settings, f"{upstream.url}/v1", f"{proxy.url}/v1")
+            await _show(settings, upstream, proxy)
             if not once:
                 print_line("\nServing until Ctrl-C.")
                 await anyio.sleep_forever()
 
 
-async def _show(settings: Settings, direct_url: str, url: str) -> None:
+async def _show(settings: Settings, upstream: simulator.Simulator, proxy: app.Running) -> None:
+    direct_url, url = f"{upstream.url}/v1", f"{proxy.url}/v1"
     async with (
         app.direct_client(settings, BaseUrl.parse(direct_url)) as direct,
         app.direct_client(settings, BaseUrl.parse(url)) as proxied,
@@ -71,13 +82,15 @@ async def _show(settings: Settings, direct_url: str, url: str) -> None:
         await _show_chat(proxied, url)
         await _show_embedding(proxied, url)
         _show_timing(await _measure(direct, direct_url, proxied, url))
+        await _show_second_account(proxied, url, upstream, proxy.app.accounts)
     _show_usage(url)
 
 
 def _settings(folder: Path, port: int, upstream_url: str) -> Settings:
-    """The demo's own: `folder` is empty and the environment is left out, so nothing of the user's is used."""
-    flags = {"port": port, "upstream": f"{upstream_url}/v1", "access_log": "off"}
-    return load(flags, environ={}, cwd=folder, config_dir=folder)
+    """The demo's own: in `folder`, which is empty, and without the environment, so that nothing of the user's is used.
+    The simulator has two accounts, of which the first one is used until it is out."""
+    (folder / "qproxy.toml").write_text(SETTINGS.format(url=upstream_url, keys=KEYS), encoding="utf-8")
+    return load({"port": port, "access_log": "off"}, environ={}, cwd=folder, config_dir=folder)
 
 
 async def _show_chat(client: httpcore.AsyncConnectionPool, url: str) -> None:
@@ -120,6 +133,21 @@ def _show_timing(timing: Timing) -> None:
     table.add_row("added", f"{timing.added_ms:.2f}")
     print_rich(table)
     print_line(f"Medians of {PAIRS} pairs. Client, proxy and simulator share one process here.\n")
+
+
+async def _show_second_account(
+    client: httpcore.AsyncConnectionPool, url: str, upstream: simulator.Simulator, accounts: Accounts
+) -> None:
+    """The first account's quota ends, and the next request is answered all the same."""
+    upstream.account(KEYS[0]).limit(0, "429-free")
+    transcript = await stream_chat(client, url, chat_body(MODEL, PROMPT), SHORT)
+    assert transcript.text, "the simulator answers with text"
+    print_line("The first account's quota is used up now. The next request was answered all the same:")
+    table = Table("account", "requests", "state", box=box.SIMPLE_HEAD)
+    for view in accounts.views():
+        waits = "".join(f" for {cooling.remaining_s:.0f} s: {cooling.cause.name.lower()}" for cooling in view.cooling)
+        table.add_row(view.account_id, str(view.leases), view.standing.value + waits)
+    print_rich(table)
 
 
 def _show_usage(url: str) -> None:

@@ -38,7 +38,8 @@ class ModelEntry:
 
 
 def parse_listing(body: bytes, upstream: str) -> list[ModelEntry]:
-    """The entries of an upstream's `GET /models`: an object with `data`, or a bare list. Those without an id fall out.
+    """The entries of an upstream's `GET /models`: an object with `data`, or a bare list. Those without an id fall out,
+    and those that nest too deep to be written again.
 
     Raises UpstreamError `upstream_protocol_error` where the body is neither.
     """
@@ -56,7 +57,8 @@ def parse_listing(body: bytes, upstream: str) -> list[ModelEntry]:
 
 
 def _is_model(item: object) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"] != ""
+    has_id = isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"] != ""
+    return has_id and jsonscan.can_be_written(item)
 
 
 def built_in_listing(ids: Iterable[str], upstream: str) -> list[ModelEntry]:

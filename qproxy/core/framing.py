@@ -25,6 +25,7 @@ STRICTER: dict[str, str] = {
     "folded trailer": "RFC 9112 5.2 lets a server refuse it; h11 joins the lines",
     "control character in a trailer": "h11 refuses only NUL and white space",
     "bare LF in the trailers": "h11 takes it for a line end there, and nowhere else in a body",
+    "repeated Content-Length in the trailers": "h11 merges equal ones, which are refused in a head too (faults.md C19)",
 }
 """Chunked bodies that h11 accepts and this module refuses, each with its reason. Every row has a test."""
 
@@ -36,6 +37,10 @@ _OVERHEAD_FACTOR = 4
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?[ \t]*")
 _SIZE_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,16}(?:[ \t]*|;[\t\x20-\x7e\x80-\xff]*)\r?")
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_TRAILER_OF_FRAMING = re.compile(
+    rb"content-length:[ \t]*[0-9]{1,20}[ \t]*|transfer-encoding:[ \t]*chunked[ \t]*", re.IGNORECASE
+)
+_NAMES_OF_FRAMING = (b"content-length", b"transfer-encoding")
 
 # One look-up instead of a match and an int() per chunk. An SSE event of a chat stream has 150 to 400 bytes.
 _SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(1, 4097)}
@@ -144,13 +149,16 @@ class ChunkingLengthWalker(LengthWalker):
 class _ChunkedBody:
     """The states of a chunked body. Children say what leaves: chunks or bare payload."""
 
-    __slots__ = ("_carry", "_in_trailer", "_left", "_payload", "_seen", "_trailer_bytes", "done", "rest")
+    __slots__ = (
+        "_carry", "_in_trailer", "_left", "_payload", "_seen", "_trailer_bytes", "_trailers_of_framing", "done", "rest",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._carry = b""  # a size line, line end or trailer line that has come in part
         self._left = 0  # bytes of the current chunk still to come, with its line end: 2 means payload complete
         self._in_trailer = False
         self._trailer_bytes = 0
+        self._trailers_of_framing: tuple[bytes, ...] = ()
         self._payload = 0
         self._seen = 0
         self.done = False
@@ -253,9 +261,19 @@ class _ChunkedBody:
         self._check_trailer(0)
         if line_end == at:
             self.done = True
-        elif not _TRAILER_LINE.fullmatch(data, at, line_end):
-            raise FramingError("malformed trailer")
+        else:
+            self._check_trailer_line(data[at:line_end])
         return line_end + 2
+
+    def _check_trailer_line(self, line: bytes) -> None:
+        """Trailers are dropped; a length or coding among them must be one that h11 would have."""
+        name = line.partition(b":")[0].lower()
+        is_of_framing = name in _NAMES_OF_FRAMING
+        pattern = _TRAILER_OF_FRAMING if is_of_framing else _TRAILER_LINE
+        if not pattern.fullmatch(line) or name in self._trailers_of_framing:
+            raise FramingError("malformed trailer")
+        if is_of_framing:
+            self._trailers_of_framing += (name,)
 
     def _check_trailer(self, begun_bytes: int) -> None:
         if self._trailer_bytes + begun_bytes > _TRAILER_BYTES:

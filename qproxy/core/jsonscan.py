@@ -79,6 +79,15 @@ def loads(text: bytes) -> object:
         return orjson.loads(tamed)
 
 
+def can_be_written(document: object) -> bool:
+    """Whether what was read can be written, inside a few more objects: orjson reads 1,024 levels and writes 254."""
+    try:
+        orjson.dumps([[[[document]]]])
+    except orjson.JSONEncodeError:
+        return False
+    return True
+
+
 def _tamed(text: bytes) -> bytes:
     r"""A copy of the same length without the two valid things that orjson refuses.
 

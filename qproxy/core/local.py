@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
+from qproxy.core.jsonscan import can_be_written
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -185,12 +187,12 @@ def hidden_error_answer(status: int, payload: bytes, code: str, request_id: byte
 
 def error_in_stream(status: int, payload: bytes, request_id: bytes) -> LocalAnswer:
     """An upstream's error as one line of JSON, for the event that takes its place in a stream that has begun."""
-    try:
-        document = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+    document = _first_document(payload)
+    if not document:
         return foreign_error_answer(status, request_id)
-    error = document if isinstance(document, dict) and "error" in document else {"error": _said_error(payload, "")}
-    return LocalAnswer(status, (CONTENT_TYPE_JSON,), orjson.dumps(error))
+    code = document.get("code")
+    said = {"error": _said_error(payload, code if isinstance(code, str) else "")}
+    return LocalAnswer(status, (CONTENT_TYPE_JSON,), orjson.dumps(said))
 
 
 def _said_error(payload: bytes, code: str) -> dict[str, object]:
@@ -200,7 +202,7 @@ def _said_error(payload: bytes, code: str) -> dict[str, object]:
     if isinstance(error, dict):
         return error
     words = document.get("message") or error or _finished_text(document)
-    message = words if isinstance(words, str) and words else "The upstream answered with an error inside a 200."
+    message = words if isinstance(words, str) and words else "The upstream answered with an error that has no words."
     return {"message": message, "type": "upstream_error", "param": None, "code": code or "upstream_error"}
 
 
@@ -213,7 +215,7 @@ def _first_document(payload: bytes) -> dict[str, object]:
                 document = orjson.loads(text)
             except orjson.JSONDecodeError:
                 continue
-            return document if isinstance(document, dict) else {}
+            return document if isinstance(document, dict) and can_be_written(document) else {}
     return {}
 
 

@@ -9,6 +9,7 @@ from qproxy.core.oauth import DEFAULT_ACCOUNT
 
 ACCOUNT_ID_RULE = "up to 64 letters, digits, '-', '_' and '.', the first no '.'"
 CUT_SUFFIX = ".cut"
+OUT_SUFFIX = ".out"
 
 _ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 _ACCOUNT_ID = re.compile(_ID)

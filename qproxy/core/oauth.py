@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from qproxy.core.jsonscan import can_be_written
 from qproxy.core.upstream import BaseUrl
 
 DEFAULT_ACCOUNT = "default"  # the login that the CLI knows too
@@ -106,6 +107,8 @@ def json_object(data: bytes) -> dict[str, object]:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise ValueError(f"the file is not JSON (line {exc.lineno}, column {exc.colno})") from None
+    if not can_be_written(document):  # a renewed login is written back with all that stood beside it
+        raise ValueError("the file nests too deep")
     if isinstance(document, dict):
         return document
     raise ValueError("the file holds no JSON object")

@@ -152,7 +152,7 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
     if len(found) < len(present):
         key = next(key for key in present if key not in found)
         raise DownstreamError("duplicate_key", f'The body has "{key}" more than once; send it once.', param=key)
-    values = {key: jsonscan.loads(body[found[key].start : found[key].stop]) for key in present}
+    values = {key: _decoded(body[found[key].start : found[key].stop]) for key in present}
     model, stream = values.get("model"), values.get("stream", False)
     return BodyFacts(
         model=model if isinstance(model, str) else None,
@@ -161,6 +161,11 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
         model_span=(found["model"].start, found["model"].stop) if isinstance(model, str) else None,
         checked=True,
     )
+
+
+def _decoded(literal: bytes) -> object:
+    """A string or a boolean; None for all else, which no fact is read from and which a parse may refuse (1e400)."""
+    return jsonscan.loads(literal) if literal.startswith(b'"') else _BOOLEANS.get(literal)
 
 
 def _facts_from_ends(ends: _Ends) -> BodyFacts | None:

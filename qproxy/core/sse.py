@@ -73,7 +73,7 @@ class TailWatch:
         if not self._in_chunks:
             return tail
         # A search for a fixed beginning is eight times as fast as one for a line or the start of the text.
-        payload = _SIZE_LINE.sub(b"", b"\r\n" + tail).removeprefix(b"\r\n").removesuffix(b"\r\n")
+        payload = _SIZE_LINE.sub(b"", b"\r\n" + tail).removesuffix(b"\r\n")
         return _unframed(tail) if b"\r" in payload else payload
 
     def is_complete(self, end_markers: tuple[re.Pattern[bytes], ...]) -> bool:
@@ -90,8 +90,8 @@ class TailWatch:
 
 
 def _unframed(tail: bytes) -> bytes:
-    """The payload in the last bytes of a chunked body, for events with CR LF: a line of theirs that a chunk border has
-    cut may look like a size line (`\\r\\nda`).
+    """The payload in the last bytes of a chunked body, which may begin inside a chunk. Where events have CR LF, a line
+    of theirs that a chunk border has cut may look like a size line (`\\r\\nda`).
 
     The first size line is the first one from which size after size leads to the very end.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class BaseUrl:
     @classmethod
     def parse(cls, url: str) -> BaseUrl:
         """Raises ValueError with a message for the user where the URL is unusable."""
-        parts = urlsplit(url.strip())
+        parts, port = _split(url.strip())
         scheme = parts.scheme.lower()
         if scheme == "http+unix":
             socket_path = unquote(parts.netloc + parts.path)
@@ -39,7 +39,8 @@ class BaseUrl:
             raise ValueError("the URL must end with its path: no query, no fragment")
         if any(c <= " " or c == "\x7f" for c in url.strip()):
             raise ValueError("the URL must not contain spaces or control characters")
-        port = parts.port if parts.port is not None else (443 if scheme == "https" else 80)
+        if port is None:
+            port = 443 if scheme == "https" else 80
         if not 1 <= port <= 65535:
             raise ValueError("the port must be between 1 and 65535")
         try:
@@ -59,6 +60,18 @@ class BaseUrl:
         if self.socket_path is not None:
             return f"http+unix://{self.socket_path}"
         return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    """Its parts and its port. The ValueErrors of `urllib` have a part of the URL in their text; these have not."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("the URL has no valid host") from None
+    try:
+        return parts, parts.port
+    except ValueError:
+        raise ValueError("the port must be between 1 and 65535") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ pass on, or an error to answer with.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 
@@ -222,7 +223,7 @@ class _Effort:
             problem = _renewing()
             try:
                 if not self._renewed:
-                    credential = await self._patiently(self._accounts.credential(self.lease), problem)
+                    credential = await self._patiently(partial(self._accounts.credential, self.lease))
                     self._renewed = self.lease.account_id
                     return credential
             except AccountError as exc:
@@ -236,18 +237,20 @@ class _Effort:
         """A newer credential of the same account; None: on to the next account. Raises AccountError."""
         self._renewed = self.lease.account_id
         try:
-            return await self._patiently(self._accounts.renewed(self.lease, refused), _renewing())
+            return await self._patiently(partial(self._accounts.renewed, self.lease, refused))
         except AccountError as exc:
             self._move_on(exc)
             return None
 
-    async def _patiently(self, renewal: Awaitable[Credential], problem: AccountError) -> Credential:
-        """What comes of it. Raises `problem` where the time for all renewals of this request is over."""
+    async def _patiently(self, renewal: Callable[[], Awaitable[Credential]]) -> Credential:
+        """What comes of it. Raises AccountError; also where the time for all renewals of this request is over, and then
+        nothing is begun."""
         now_s = anyio.current_time()
         self._patient_until_s = self._patient_until_s or now_s + TOKEN_WAIT_S
-        with anyio.move_on_after(self._patient_until_s - now_s):
-            return await renewal
-        raise problem
+        if now_s < self._patient_until_s:
+            with anyio.move_on_after(self._patient_until_s - now_s):
+                return await renewal()
+        raise _renewing()
 
     def _whose_renewed(self) -> Renewed:
         if not self._renewed:

@@ -76,10 +76,11 @@ async def deliver(
             exchange.response_bytes += await response.relay(
                 connection.stream, idle_s=idle_s, tap=tap, ending=passage.ending
             )
-    except (FramingError, StreamTimeout, StreamLost, UpstreamError) as exc:
-        error = _after_commit(exc)
-        passage.break_off(error)
-        raise error from exc
+    except UpstreamError as exc:
+        passage.break_off(exc)
+        raise
+    except (FramingError, StreamTimeout, StreamLost) as exc:
+        raise passage.broken_off(_after_commit(exc)) from exc  # no name for it: its traceback holds this frame
     except anyio.get_cancelled_exc_class():
         if connection.broken_off is not None:  # it is the server that ends it, and its client is told
             passage.break_off(connection.broken_off)
@@ -121,6 +122,11 @@ class _Passage:
             keep_alive.until(self.tail.has_seen)
         else:
             keep_alive.stop()
+
+    def broken_off(self, error: UpstreamError) -> UpstreamError:
+        """`break_off` with this error, to be raised."""
+        self.break_off(error)
+        return error
 
     def break_off(self, error: QProxyError) -> None:
         """Never a clean end: say what happened where an event may stand, then leave the body without its last chunk."""
@@ -185,8 +191,6 @@ def _own_lines(lines: bytes, response: ResponseHead) -> bytes:
 
 
 def _after_commit(cause: Exception) -> UpstreamError:
-    if isinstance(cause, UpstreamError):
-        return cause
     if isinstance(cause, StreamTimeout):
         return UpstreamError("stream_idle_timeout", "The upstream fell silent in the middle of its answer.")
     return UpstreamError("upstream_closed", "The upstream broke off in the middle of its answer.")

@@ -154,11 +154,11 @@ class Failover:
 
     def _learn_from(self, error: QProxyError, upstream: str) -> None:
         """Tell the breaker what the error says of the upstream, if anything."""
-        breaker = self._breakers[upstream]
+        breaker, now = self._breakers[upstream], self._now()
         if error.code in _ANSWERED:
             breaker.succeed()
-        elif error.code in _FAILURES and breaker.fail(self._now()):
-            log.warning("upstream %s: left alone for %g s (%s)", upstream, breaker.wait_s(self._now()), error.code)
+        elif error.code in _FAILURES and breaker.fail(now):
+            log.warning("upstream %s: left alone for %g s (%s)", upstream, breaker.wait_s(now), error.code)
 
 
 async def _moved(outgoing: Outgoing, choice: Choice) -> Outgoing:

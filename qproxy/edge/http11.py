@@ -143,7 +143,7 @@ class UpstreamResponse(httpcore.Response):
         except FramingError as exc:
             if not exc.passed:
                 raise _broken_body(exc) from exc
-            self._failure = exc
+            self._failure = exc.with_traceback(None)  # which would hold this response
             return exc.passed
 
     @property
@@ -161,13 +161,19 @@ class UpstreamResponse(httpcore.Response):
         or what `ending` raises."""
         assert self._walker is not None
         if self._failure is not None:
-            raise self._failure
+            raise self._take_failure()
         stream = self._connection.wire
         pump = self._pump = Pump(stream, sink, self._walker, tap=tap, ending=ending)
         stream.set_clock(idle_s)
         stream.start_pump(pump)
         await stream.pumped(pump)
         return pump.moved_bytes
+
+    def _take_failure(self) -> FramingError:
+        """As `Pump.take_error`."""
+        failure, self._failure = self._failure, None
+        assert failure is not None
+        return failure
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The payload, for callers that know httpcore alone."""
@@ -347,7 +353,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
             if not pump.done or is_told:
                 return
             if pump.error is not None:
-                raise bad_upload(pump.error)
+                raise bad_upload(pump.take_error())
             is_told = True
             uploaded()
 

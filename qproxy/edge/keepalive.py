@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 class KeepAlive:
-    """Puts a comment into a stream in chunks every `every_s` seconds, until `stop` or until the stream has begun."""
+    """Puts a comment into a stream in chunks every `every_s` seconds that its client waits, until `stop` or until the
+    stream has begun."""
 
-    __slots__ = ("_connection", "_every_s", "_exchange", "_has_begun", "_runtime", "_timer")
+    __slots__ = ("_connection", "_every_s", "_exchange", "_has_begun", "_runtime", "_timer", "_was_waiting")
 
     def __init__(self, connection: Connection, exchange: Exchange, runtime: Runtime, every_s: float) -> None:
         self._connection = connection
@@ -29,6 +30,7 @@ class KeepAlive:
         self._runtime = runtime
         self._every_s = every_s
         self._has_begun: Callable[[], bool] | None = None
+        self._was_waiting = not connection.owes_body
         self._timer: Timer | None = runtime.call_later(every_s, self._fire)
 
     def until(self, has_begun: Callable[[], bool]) -> None:
@@ -46,8 +48,10 @@ class KeepAlive:
         connection = self._connection
         if connection.stream.closing or (self._has_begun is not None and self._has_begun()):
             return
-        if not connection.owes_body:  # a client that still sends is not waiting
+        is_waiting = not connection.owes_body  # not while it still sends
+        if is_waiting and self._was_waiting:
             self._comment()
+        self._was_waiting = is_waiting
         self._timer = self._runtime.call_later(self._every_s, self._fire)
 
     def _comment(self) -> None:

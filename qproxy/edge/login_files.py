@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from qproxy.core.login_files import CUT_SUFFIX, account_of, file_name
+from qproxy.core.login_files import CUT_SUFFIX, OUT_SUFFIX, account_of, file_name
 from qproxy.core.oauth import DEFAULT_ACCOUNT
 from qproxy.core.token_file import token_file
 from qproxy.edge.token_file import FOLDER_MODE, TokenFile
@@ -46,26 +46,35 @@ class LoginFiles:
         """Put a new login in place of the account's old one, if it had one."""
         path = self.path(account)
         with _locked(path):
-            _cut_mark(path).unlink(missing_ok=True)
+            _unmark(path)
             TokenFile(path).write(token_file(document))
 
-    def remove(self, account: str) -> None:
-        """A server that uses the account lets its answers finish. Raises FileNotFoundError."""
-        path = self.path(account)
-        path.lstat()
-        with _locked(path):
-            _cut_mark(path).unlink(missing_ok=True)
-            path.unlink()
+    def remove(self, account: str, seen_s: float = 0.0) -> None:
+        """A server that uses the account lets its answers finish. As `remove_at_once` for the rest: without a mark, a
+        server goes on with the default account's token, since other programs take that file away for their reasons."""
+        self._remove(account, OUT_SUFFIX, seen_s)
 
     def remove_at_once(self, account: str, seen_s: float) -> None:
         """A server that uses the account breaks its answers off: it finds a mark where the file was.
 
         Returns after `seen_s` seconds, when every server has looked; the mark is gone then. Raises FileNotFoundError.
         """
+        self._remove(account, CUT_SUFFIX, seen_s)
+
+    def is_removed(self, account: str) -> bool:
+        """Whether an account whose file has gone was removed by one of these, within the seconds that they wait."""
+        return any(self.path(account).with_suffix(suffix).exists() for suffix in _MARKS)
+
+    def is_cut(self, account: str) -> bool:
+        """Whether it was removed at once."""
+        return self.path(account).with_suffix(CUT_SUFFIX).exists()
+
+    def _remove(self, account: str, suffix: str, seen_s: float) -> None:
         path = self.path(account)
         path.lstat()
-        mark = _cut_mark(path)
+        mark = path.with_suffix(suffix)
         with _locked(path):
+            _unmark(path)
             mark.touch(mode=0o600)
             path.unlink()
         try:
@@ -73,13 +82,14 @@ class LoginFiles:
         finally:
             mark.unlink(missing_ok=True)
 
-    def is_cut(self, account: str) -> bool:
-        """Whether an account whose file has gone was removed at once."""
-        return _cut_mark(self.path(account)).exists()
+
+_MARKS = (CUT_SUFFIX, OUT_SUFFIX)
 
 
-def _cut_mark(path: Path) -> Path:
-    return path.with_suffix(CUT_SUFFIX)
+def _unmark(path: Path) -> None:
+    """Whoever left a mark may have been killed."""
+    for suffix in _MARKS:
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Logins:
         self._tasks = tasks
         self._is_given = is_given
         self._keepers: dict[str, TokenKeeper] = {}
-        self._marked: set[str] = set()  # removed at once, and seen to be
+        self._removed: set[str] = set()  # by their marks, and seen to be
 
     def keepers(self) -> Mapping[str, TokenKeeper]:
         """Those of all logins, by account."""
@@ -50,9 +50,9 @@ class Logins:
 
     async def look(self) -> None:
         """Take over who has come and who has gone."""
-        found, marked = await anyio.to_thread.run_sync(self._read_folder)
-        cut, self._marked = marked - self._marked, marked
-        for account in [account for account in self._keepers if account not in found or account in cut]:
+        found, removed, cut = await anyio.to_thread.run_sync(self._read_folder)
+        news, self._removed = removed - self._removed, removed
+        for account in [account for account in self._keepers if account not in found or account in news]:
             self._drop(account)
             if account in cut:
                 self._cut(account)
@@ -78,16 +78,18 @@ class Logins:
         for keeper in self._keepers.values():
             keeper.abandon()
 
-    def _read_folder(self) -> tuple[list[str], set[str]]:
-        """Who has a login, and who of those that we know was removed at once."""
+    def _read_folder(self) -> tuple[list[str], set[str], set[str]]:
+        """Who has a login; who of those that we know was removed, and who of these at once."""
         try:
             found = self._files.accounts()
         except OSError:  # the folder cannot be read now: nobody has gone for that
-            return list(self._keepers), set()
+            return list(self._keepers), set(), set()
         if self._is_given and DEFAULT_ACCOUNT not in found:
             found.insert(0, DEFAULT_ACCOUNT)
-        marked = {account for account in self._keepers if account not in found and self._files.is_cut(account)}
-        return found or [DEFAULT_ACCOUNT], marked
+        gone = [account for account in self._keepers if account not in found]
+        removed = {account for account in gone if self._files.is_removed(account)}
+        cut = {account for account in removed if self._files.is_cut(account)}
+        return found or [DEFAULT_ACCOUNT], removed, cut
 
     def _take(self, account: str) -> None:
         keeper = self._keepers[account] = self._make_keeper(account)

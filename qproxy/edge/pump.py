@@ -123,8 +123,15 @@ class Pump:
             if self.sink.congested:
                 self._source.pause_for(self.sink)
 
+    def take_error(self) -> Exception:
+        """The failure, for whoever raises it: from then on it holds frames that hold this pump, which must not hold it.
+        Else the body would wait for the garbage collector."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
+
     def _end(self, error: Exception | None) -> None:
-        self.error = error
+        self.error = None if error is None else error.with_traceback(None)  # which has frames that hold this pump
         self.done = True
         if self._walker.rest:
             self._source.give_back(self._walker.rest)

@@ -136,6 +136,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             self._drained()
         if self.on_end is not None:
             self.on_end()
+            self.on_end = None  # whoever it belongs to holds this stream
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -390,7 +391,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         finally:
             self.stop_pump(pump)
         if pump.error is not None:
-            raise pump.error
+            raise pump.take_error()
 
     def _end_pump(self) -> None:
         """No more will come: for some bodies that is their end, for others it is a failure."""

@@ -226,7 +226,7 @@ def _request(method: bytes, url: httpcore.URL, body: KnownBody | LiveBody | None
 def _no_first_byte(outgoing: Outgoing, waited_s: float) -> UpstreamError:
     """What happened, and what helps."""
     setting = "first_byte_plain_s" if outgoing.is_plain else "first_byte_stream_s"
-    tokens = outgoing.body_bytes // BYTES_PER_TOKEN
+    tokens = int(float(f"{outgoing.body_bytes / BYTES_PER_TOKEN:.2g}"))
     length = f", of about {tokens:,} tokens," if tokens else ""
     advice = f"raise timeouts.{setting} or timeouts.first_byte_per_100k_tokens_s, or send less context"
     if outgoing.is_plain:

@@ -23,6 +23,20 @@ def test_once_ends_after_the_table(shell: Shell) -> None:
         assert part in result.stdout
 
 
+def test_a_second_account_takes_over(shell: Shell) -> None:
+    shown = shell.run("demo", "--once").stdout
+    assert "quota is used up" in shown
+    accounts = {
+        fields[0]: (int(fields[1]), " ".join(fields[2:]))
+        for fields in map(str.split, shown.splitlines())
+        if fields and fields[0] in ("key-1", "key-2")
+    }
+    (first, first_state), second = accounts["key-1"], accounts["key-2"]
+    assert first > 2
+    assert first_state in ("cooling down for 60 s: quota", "cooling down for 59 s: quota")
+    assert second == (1, "ready")
+
+
 def test_nothing_of_the_users_own_settings_is_used(shell: Shell) -> None:
     (shell.cwd / "qproxy.toml").write_text("port = 'x'")
     (shell.cwd / ".env").write_text("QPROXY_NONSENSE=1")

@@ -73,7 +73,7 @@ class TestTheDefault:
             ("dashscop", "must be mine, dashscope, dashscope-intl"),
             ("ftp://host", "must start with http://"),
             ("https://", "no host"),
-            ("https://host:99999/v1", "Port out of range"),
+            ("https://host:99999/v1", "port must be"),
             ("https://me:k@host/v1", "must not carry credentials"),
         ],
     )

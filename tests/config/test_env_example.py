@@ -12,7 +12,7 @@ from qproxy.upstreams import PRESETS
 from tests.support.config_place import Place
 
 EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
-LINES = re.findall(r"^# ([A-Z_]+)=(.+)$", EXAMPLE, re.MULTILINE)
+LINES = re.findall(r"^# ([A-Z0-9_]+)=(.+)$", EXAMPLE, re.MULTILINE)
 LOGIN = '{"access_token": "t", "refresh_token": "r", "token_type": "Bearer", "expiry_date": 4000000000000}'
 KNOWN = {
     "STREAM",

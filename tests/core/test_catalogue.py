@@ -38,12 +38,14 @@ def ids(listing: list[ModelEntry]) -> list[str]:
         b'{"data":[{"id":"a","object":"model"},{"id":"b"}],"first_id":"a","has_more":false}',
         b'[{"id":"a"},{"id":"b"}]',
         b'{"data":[{"id":"a"},{"name":"c"},{"id":7},{"id":""},null,"x",[],{"id":"b"}]}',
+        b'[{"id":"a"},{"id":"c","x":' + b"[" * 252 + b"]" * 252 + b'},{"id":"b"}]',
     ],
 )
 def test_lists_of_different_servers_are_read(body: bytes) -> None:
     listing = parse_listing(body, "mine")
     assert ids(listing) == ["a", "b"]
     assert all(entry.upstream == "mine" and not entry.built_in for entry in listing)
+    assert render(listing)
 
 
 @pytest.mark.parametrize("body", [b'{"data":[]}', b'{"data":null}', b"[]"])

@@ -25,7 +25,10 @@ EXTENSION = st.one_of(
 )
 LINE_END = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"", b"\r\r\n", b" \r\n"])
 TRAILER = st.sampled_from(
-    b"|A: b\r\n|A:\r\n|A : b\r\n|: b\r\n| b\r\n|A: \x01\r\n|A: b\n|A: \xff\r\n|A\r\n".split(b"|"),
+    b"|A: b\r\n|A:\r\n|A : b\r\n|: b\r\n| b\r\n|A: \x01\r\n|A: b\n|A: \xff\r\n|A\r\n"
+    b"|Content-Length: 5\r\n|content-length: +5\r\n|Transfer-Encoding: Chunked\r\n|Transfer-Encoding: gzip\r\n".split(
+        b"|"
+    ),
 )  # fmt: skip
 
 
@@ -103,6 +106,7 @@ STRICTER_BODIES: dict[str, bytes] = {
     "folded trailer": b"0\r\na: b\r\n c\r\n\r\n",
     "control character in a trailer": b"0\r\na: \x01\r\n\r\n",
     "bare LF in the trailers": b"0\r\na: b\n\r\n",
+    "repeated Content-Length in the trailers": b"0\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
 }
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from qproxy.core.local import error_answer, json_answer, options_answer, sse_error_event
+from qproxy.core.local import (
+    error_answer,
+    error_in_stream,
+    hidden_error_answer,
+    json_answer,
+    options_answer,
+    sse_error_event,
+)
 from qproxy.errors import CATALOGUE, AccountError, DownstreamError, Fault, InternalError, QProxyError, UpstreamError
 
 CLASSES: dict[Fault, type[QProxyError]] = {
@@ -58,3 +65,12 @@ def test_plain_answers() -> None:
     assert json_answer({"a": 1}, 503).status == 503
     assert json_answer({"a": 1}).body == b'{"a":1}'
     assert options_answer(b"GET").headers == ((b"allow", b"GET"),)
+
+
+@pytest.mark.parametrize("depth", [200, 248, 252, 300, 1000])
+def test_an_upstreams_error_that_nests_too_deep_to_be_written_again(depth: int) -> None:
+    """What is read nests up to 1,024 levels, what is written 254."""
+    payload = b'{"error":{"message":"m","x":' + b"[" * depth + b"]" * depth + b"}}"
+    hidden, in_stream = hidden_error_answer(502, payload, "c", b"r"), error_in_stream(502, payload, b"r")
+    assert [answer.status for answer in (hidden, in_stream)] == [502, 502]
+    assert all(orjson.loads(answer.body)["error"]["message"] for answer in (hidden, in_stream))

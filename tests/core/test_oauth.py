@@ -35,6 +35,13 @@ def test_a_file_as_the_cli_writes_it() -> None:
     assert str(token.base) == "https://portal.qwen.ai/v1"
 
 
+@pytest.mark.parametrize("resource_url", ["https://portal.qwen.ai:hidden", "https://[hidden]/v1", "https://[hidden"])
+def test_no_part_of_an_address_in_the_reason(resource_url: str) -> None:
+    with pytest.raises(ValueError, match="resource_url is not usable: the ") as caught:
+        parse_token_file(file_with(resource_url=resource_url))
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("field", ["refresh_token", "token_type", "resource_url"])
 def test_fields_that_a_valid_token_can_do_without(field: str) -> None:
     assert parse_token_file(file_with(**{field: None})).access_token == "at-1"
@@ -68,6 +75,7 @@ def test_no_secret_in_the_repr() -> None:
         (file_with(expiry_date=None), "expiry_date"),
         (file_with(resource_url=1), "resource_url is not text"),
         (file_with(resource_url="evil.example"), "not on the list"),
+        (b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", "nests too deep"),
     ],
 )
 def test_an_unusable_file_gives_a_reason_without_its_contents(data: bytes, reason: str) -> None:

@@ -356,6 +356,14 @@ def test_numbers_of_any_size_are_the_upstreams_to_judge(number: bytes) -> None:
     assert examine([b'{"model":"m","a":' + number + b"}"], inspect_bytes=WHOLE).model == "m"
 
 
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"1" * 400])
+def test_also_where_a_number_stands_in_place_of_a_fact(number: bytes) -> None:
+    body = b'{"model":' + number + b',"stream":' + number + b"}"
+    facts = facts_of(body)
+    assert (facts.model, facts.has_model, facts.model_span, facts.stream) == (None, True, None, None)
+    assert edited(body, Rename("b"), DefaultModel("b"), IncludeUsage()) == body
+
+
 def test_many_brackets_in_strings_are_no_depth() -> None:
     body = b'{"model":"m","a":"' + b"[" * 5000 + b'"}'
     assert examine([body], inspect_bytes=WHOLE).checked

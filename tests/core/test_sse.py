@@ -141,7 +141,7 @@ def test_a_boundary_is_one_however_it_was_cut(sizes: list[int], length: int) -> 
 @pytest.mark.parametrize("second", [1, 2, 3, 40])
 def test_a_line_that_a_chunk_border_cuts_is_no_framing(second: int) -> None:
     r"""`\r\nda` before a border, as in `data`, reads like the line of a chunk's size."""
-    payload = (CONTENT + FINISH + DONE).replace(b"\n", b"\r\n")
+    payload = (b"\n" + CONTENT + FINISH + DONE).replace(b"\n", b"\r\n")
     for first in range(len(payload)):
         pieces = [payload[:first], payload[first : first + second], payload[first + second :]]
         watch = watching(*map(chunk, filter(None, pieces)), in_chunks=True)

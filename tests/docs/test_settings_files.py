@@ -15,6 +15,7 @@ from qproxy.cli.serve import serve
 from qproxy.config import Settings, load
 from qproxy.core.exchange import ExchangeRecord, Phase
 from qproxy.core.models import ModelRouter
+from qproxy.core.usage import Usage
 from qproxy.edge.log import access_line
 from tests.docs.pages import ROOT, Block, all_blocks, blocks
 
@@ -107,6 +108,8 @@ def test_the_access_line_looks_as_the_page_shows_it() -> None:
         peer="127.0.0.1",
         endpoint="chat_completions",
         upstream="default",
+        account="key-2",
+        attempts=2,
         model="qwen3-coder-plus",
         status=200,
         error="",
@@ -114,9 +117,17 @@ def test_the_access_line_looks_as_the_page_shows_it() -> None:
         cut_through=False,
         request_bytes=94,
         response_bytes=1873,
+        usage=Usage(prompt_tokens=20, completion_tokens=312, total_tokens=332),
         started=1.0,
         received=1.0001,
         answered=1.2125,
         ended=2.84,
     )
     assert access_line(record) == shown.text
+
+
+def test_the_page_explains_every_field_of_the_access_line() -> None:
+    (shown,) = blocks(SERVICE, "text")
+    explained = SERVICE.read_text(encoding="utf-8").rpartition("```")[2]
+    fields = set(re.findall(r"(\w+)=", shown.text)) - {"peer", "status", "upstream", "model"}
+    assert [field for field in sorted(fields) if f"`{field}" not in explained] == []

@@ -47,7 +47,7 @@ BODY = b'{"model":"qwen3-coder-plus","messages":[{"role":"user","content":"Hello
 CROWD = 1000
 DESCRIPTORS = 5 * CROWD
 EXPIRED_S = -60.0
-SEEN_S = 3.0  # as `qproxy auth remove --now` does it
+SEEN_S = 2.0  # `qproxy auth remove` waits for 3; a server looks every second
 
 
 @pytest.fixture
@@ -96,8 +96,7 @@ class TestATokenThatHasExpired:
             assert [(await client.answer()).status for client in clients] == [200] * CROWD
             assert (stage.token_posts, simulator.oauth.refreshes) == (1, 1)
             assert set(stage.bearers()) == {json.loads(login_path(home).read_text())["access_token"]}
-            assert stage.in_flight() == 0
-            assert {line["attempts"] for line in stage.lines()} == {"1"}
+            assert {line["attempts"] for line in (await stage.lines())} == {"1"}
 
     async def test_nothing_is_renewed_that_is_not_due(self, simulator: Simulator, home: Path) -> None:
         """Neither at the start nor with requests, and a second login that nobody uses stays as it is."""
@@ -128,7 +127,7 @@ class TestATokenThatHasExpired:
         simulator.fail_next("500", path=TOKEN_PATH)
         async with serving(simulator, home) as stage:
             assert (await stage.chat()).status == 200
-            assert stage.used() == ("spare", 1)
+            assert await stage.used() == ("spare", 1)
 
     async def test_no_login_can_be_renewed(self, simulator: Simulator, home: Path) -> None:
         """Not one of them is limited: waiting for a minute would help nobody."""
@@ -139,7 +138,6 @@ class TestATokenThatHasExpired:
             answered = await stage.chat()
             assert error_of(answered)[:2] == (503, "credentials_unavailable")
             assert int(answered.header("retry-after")) <= 2
-            assert stage.in_flight() == 0
 
     async def test_a_request_waits_once_whatever_the_number_of_logins(
         self, simulator: Simulator, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,7 +150,8 @@ class TestATokenThatHasExpired:
             answered = await stage.chat()
             assert error_of(answered)[:2] == (503, "credentials_unavailable")
             assert answered.header("retry-after")
-            assert simulator.counters.held == 1, "nobody waited for the logins behind the first"
+            renewing = [account for account, each in stage.proxy.app.logins.keepers().items() if each._flight]
+            assert renewing == ["default"], "for the logins behind the first nothing is begun"
             simulator.release()
             await until_noticed(lambda: simulator.oauth.refreshes == 1)
             assert (await stage.chat()).status == 200, "what came too late for the one is there for the next"
@@ -182,7 +181,7 @@ class TestATokenThatIsRefused:
             assert (await stage.chat()).status == 200
             first, second = stage.bearers()
             assert first == login.access_token != second
-            assert stage.used() == ("default", 2)
+            assert await stage.used() == ("default", 2)
             assert stage.token_posts == 1
             assert json.loads(login_path(home).read_text())["access_token"] == second
 
@@ -210,7 +209,7 @@ class TestATokenThatIsRefused:
                 assert b"invalid access token" not in answered.content
                 assert stage.token_posts == 1
             assert len(stage.bearers()) == 2
-            assert [line["attempts"] for line in stage.lines()] == ["2", "0", "0"]
+            assert [line["attempts"] for line in (await stage.lines())] == ["2", "0", "0"]
             assert stage.view("default").standing is Standing.CLOSED
 
     async def test_a_new_login_opens_it_again(self, simulator: Simulator, home: Path) -> None:
@@ -246,9 +245,9 @@ class TestATokenThatIsRefused:
         simulator.account("default").close("401-expired")
         async with serving(simulator, home) as stage:
             assert (await stage.chat()).status == 200
-            assert stage.used() == ("spare", 3)
+            assert await stage.used() == ("spare", 3)
             assert (await stage.chat()).status == 200
-            assert stage.used() == ("spare", 1)
+            assert await stage.used() == ("spare", 1)
             assert stage.token_posts == 1
 
     async def test_a_stale_token_of_the_next_login_is_no_dead_login(self, simulator: Simulator, home: Path) -> None:
@@ -262,7 +261,7 @@ class TestATokenThatIsRefused:
             assert stage.token_posts == 1
             assert stage.view("spare").standing is Standing.READY
             assert (await stage.chat()).status == 200
-            assert stage.used() == ("spare", 2)
+            assert await stage.used() == ("spare", 2)
             assert stage.token_posts == 2
 
     async def test_every_login_is_refused(self, simulator: Simulator, home: Path) -> None:
@@ -300,7 +299,7 @@ class TestATokenThatIsRefused:
         async with serving(simulator, home) as stage:
             statuses = [(await stage.chat()).status for _ in range(5)]
             assert statuses == [429, 403, 400, 503, 200]
-            assert {line["attempts"] for line in stage.lines()} == {"1"}
+            assert {line["attempts"] for line in (await stage.lines())} == {"1"}
             assert stage.token_posts == 0
 
 
@@ -368,7 +367,6 @@ class TestLoginsThatComeAndGo:
                 told.set()
                 given = await client.answer()
                 assert (given.status, bytes(given.body)) == (400, b'{"error":{"message":"no"}}')
-                assert stage.in_flight() == 0
 
     @pytest.mark.parametrize("others", [(), ("second",)])
     async def test_a_login_that_is_removed_at_once(
@@ -401,6 +399,24 @@ class TestLoginsThatComeAndGo:
             await until_noticed(lambda: stage.proxy.app.accounts.ids("qwen-oauth")[-1] == "default")
             await until_noticed(lambda: stage.proxy.app.logins.keepers()["default"].state().startswith("valid"))
             assert (await stage.chat(x_qwen_account="default")).status == 200
+
+    async def test_the_only_login_is_removed(self, simulator: Simulator, home: Path) -> None:
+        """Its stream is finished, and nothing new begins with the token that is still in memory."""
+        log_in(simulator, home)
+        files = LoginFiles(home, login_path(home))
+        async with serving(simulator, home) as stage, raw_client(stage.proxy.url) as client:
+            simulator.account("default").answer_next("stall")
+            await client.send(post(CHAT, BODY[:-1] + b',"stream":true}'))
+            stream = await client.begin()
+            await client.until(stream, b"data: ")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, files.remove, "default", SEEN_S)
+                await until_noticed(lambda: stage.proxy.app.accounts.state("qwen-oauth") == "not logged in")
+                assert error_of(await stage.chat())[:2] == (503, "credentials_unavailable")
+                simulator.release()
+                assert await ending(client, stream) is End.WHOLE
+            assert error_of(await stage.chat())[:2] == (503, "credentials_unavailable")
+            assert len(stage.bearers()) == 1
 
 
 class TestWhereATokenMayGo:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 import orjson
 import pytest
 
 from qproxy import app
 from qproxy.simulator import Options, running
-from tests.support.account_stage import account_stage, with_keys
+from tests.support.account_stage import account_stage, until_noticed, with_keys
 from tests.support.live import settings_for
 from tests.support.raw_client import End, chunks, post, raw_client, request_head
 from tests.support.scripted_upstream import answer, close, expect_head, expect_request, scripted_upstream, send
@@ -86,8 +85,8 @@ async def test_the_same_bytes_go_to_the_next_account(
         assert orjson.loads(once) == orjson.loads(renamed(body))
         assert again == [once] * (1 if scenario.startswith("early") else 2)
         assert stage.simulator.requests[-1].head.bearer == TWO
-        assert stage.used() == ("key-2", 2)
-        assert stage.lines()[-1]["up"] == ("live" if size == LONG else "stored")
+        assert await stage.used() == ("key-2", 2)
+        assert (await stage.lines())[-1]["up"] == ("live" if size == LONG else "stored")
         assert (await client.ask(post(CHAT, body_of(SMALL)))).status == 200, "the client's connection lives on"
 
 
@@ -123,7 +122,7 @@ async def test_a_refusal_in_the_middle_of_an_upload(tmp_path: Path, behind_bytes
         once, _, again = [each.received.partition(b"\r\n\r\n")[2] for each in upstream.connections]
         assert again == once
         assert orjson.loads(once) == orjson.loads(renamed(body))
-        assert [each.in_flight for each in proxy.app.accounts.views()] == [0, 0]
+        await until_noticed(lambda: {each.in_flight for each in proxy.app.accounts.views()} == {0})
 
 
 async def test_every_account_refuses_it_early(tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ async def test_every_account_refuses_it_early(tmp_path: Path) -> None:
         given = await client.answer()
         assert (given.status, given.error_code) == (429, "all_accounts_limited")
         assert len(upstream.connections) == 3
-        assert [each.in_flight for each in proxy.app.accounts.views()] == [0, 0, 0]
+        await until_noticed(lambda: {each.in_flight for each in proxy.app.accounts.views()} == {0})
 
 
 async def test_a_client_that_waits_for_an_invitation(tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ async def test_what_is_passed_on_unseen_is_sent_once(tmp_path: Path, framing: st
             await client.send(request_head("POST", "/v1/files", b"Transfer-Encoding: chunked"), *chunks([b"file"]))
         given = await client.answer()
         assert (given.status, given.end) == (int(scenario[:3]), End.WHOLE)
-        assert stage.used() == ("key-1", 1)
+        assert await stage.used() == ("key-1", 1)
         assert stage.bearers() == [ONE]
 
 
@@ -188,7 +187,5 @@ async def test_the_rest_of_the_body_is_too_long_in_coming(tmp_path: Path) -> Non
         async with raw_client(proxy.url) as client:
             await client.send(post(CHAT, body)[: LONG // 2])
             await (await upstream.connected()).peer_left.wait()
-        with anyio.fail_after(10):
-            while any(each.in_flight for each in proxy.app.accounts.views()):
-                await anyio.sleep(0.002)
+        await until_noticed(lambda: {each.in_flight for each in proxy.app.accounts.views()} == {0})
         assert len(upstream.connections) == 1

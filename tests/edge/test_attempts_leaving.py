@@ -89,7 +89,7 @@ async def leaves_nothing(
         await until_noticed(lambda: stage.in_flight() == 0)
         stage.simulator.release()
         await until_noticed(lambda: stage.simulator.counters.connections_open == 0)
-    assert [line["error"] for line in stage.lines()] == ["client_closed"]
+    assert [line["error"] for line in (await stage.lines())] == ["client_closed"]
 
 
 class TestWithKeys:
@@ -102,7 +102,7 @@ class TestWithKeys:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("key-1", 1)
+            assert await stage.used() == ("key-1", 1)
 
     @pytest.mark.parametrize("scenario", ["429-quota", "401", "503", "early-429"])
     @pytest.mark.parametrize("body", [BODY, LONG], ids=["stored", "long"])
@@ -116,7 +116,7 @@ class TestWithKeys:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("key-2", 2)
+            assert await stage.used() == ("key-2", 2)
 
     async def test_in_the_stream_of_the_second_attempt(self, tmp_path: Path, how: str) -> None:
         async with keys(tmp_path) as stage:
@@ -128,7 +128,7 @@ class TestWithKeys:
                 await client.until(await client.begin(), b"data: ")
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("key-2", 2)
+            assert await stage.used() == ("key-2", 2)
 
     async def test_while_an_error_is_looked_at(self, tmp_path: Path, how: str) -> None:
         """The head of a 429 has come, and the half of its body."""
@@ -158,7 +158,7 @@ class TestWithLogins:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.lines()[-1]["attempts"] == "0"
+            assert (await stage.lines())[-1]["attempts"] == "0"
             await until_noticed(lambda: stage.simulator.oauth.refreshes == 1)
             assert (await stage.chat()).status == 200
             assert stage.token_posts == 1
@@ -173,7 +173,7 @@ class TestWithLogins:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("default", 1)
+            assert await stage.used() == ("default", 1)
             await until_noticed(lambda: stage.simulator.oauth.refreshes == 1)
             assert (await stage.chat()).status == 200
 
@@ -187,7 +187,7 @@ class TestWithLogins:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("default", 1)
+            assert await stage.used() == ("default", 1)
 
     async def test_in_the_replay_with_the_renewed_token(self, tmp_path: Path, how: str) -> None:
         async with logins(tmp_path) as stage:
@@ -198,7 +198,7 @@ class TestWithLogins:
                 await stage.simulator.held()
 
             await leaves_nothing(stage, how, come_to_the_point)
-            assert stage.used() == ("default", 2)
+            assert await stage.used() == ("default", 2)
 
 
 @pytest.mark.parametrize(
@@ -226,4 +226,4 @@ async def test_at_every_turn_of_the_loop(tmp_path: Path, scenario: str, body: by
                     break
             await until_noticed(lambda: stage.simulator.counters.connections_open == 0)
         assert finished
-        assert {line["attempts"] for line in stage.lines()} >= {"1", "2"}
+        assert {line["attempts"] for line in (await stage.lines())} >= {"1", "2"}

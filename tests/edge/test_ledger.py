@@ -89,7 +89,7 @@ class TestCounts:
             body = chat_body(stream=True, stream_options={"include_usage": True})
             answered = await stage.client.post("/v1/chat/completions", body)
             stated = answered.events()[-1]["usage"]
-            assert stage.lines()[-1]["tokens"] == f"{stated['prompt_tokens']}+{stated['completion_tokens']}"
+            assert (await stage.lines())[-1]["tokens"] == f"{stated['prompt_tokens']}+{stated['completion_tokens']}"
         row = counts(tmp_path)["key-1", MODEL]
         assert (row.prompt_tokens, row.completion_tokens) == (stated["prompt_tokens"], stated["completion_tokens"])
 

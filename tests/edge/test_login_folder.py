@@ -85,30 +85,35 @@ def test_a_link_goes_and_what_it_leads_to_stays(files: LoginFiles, tmp_path: Pat
     assert files.accounts() == []
 
 
-def test_one_that_is_removed_at_once_leaves_a_mark_for_as_long_as_servers_look(files: LoginFiles) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_one_that_is_removed_leaves_a_mark_for_as_long_as_servers_look(files: LoginFiles, at_once: bool) -> None:
     files.save("work", LOGIN)
+    remove = files.remove_at_once if at_once else files.remove
     with pytest.raises(FileNotFoundError):
-        files.remove_at_once("nobody", 60.0)
-    seen: list[tuple[bool, bool]] = []
-    thread = threading.Thread(target=files.remove_at_once, args=("work", 0.5))
+        remove("nobody", 60.0)
+    seen: list[tuple[bool, bool, bool]] = []
+    thread = threading.Thread(target=remove, args=("work", 0.5))
     thread.start()
     while files.path("work").exists():
         time.sleep(0.01)
-    seen.append((files.is_cut("work"), files.is_cut("default")))
+    seen.append((files.is_removed("work"), files.is_cut("work"), files.is_removed("default")))
     thread.join()
-    assert seen == [(True, False)]
-    assert not files.is_cut("work")
+    assert seen == [(True, at_once, False)]
+    assert not files.is_removed("work")
 
 
 @pytest.mark.parametrize("change", ["save", "remove"])
-def test_a_mark_that_was_left_behind_does_not_outlive_the_next_change(files: LoginFiles, change: str) -> None:
+@pytest.mark.parametrize("mark", [".cut", ".out"])
+def test_a_mark_that_was_left_behind_does_not_outlive_the_next_change(
+    files: LoginFiles, change: str, mark: str
+) -> None:
     files.save("work", LOGIN)
-    files.path("work").with_suffix(".cut").touch()
+    files.path("work").with_suffix(mark).touch()
     if change == "save":
         files.save("work", LOGIN)
     else:
         files.remove("work")
-    assert not files.is_cut("work")
+    assert not files.is_removed("work")
 
 
 @pytest.mark.parametrize("change", ["save", "remove", "remove_at_once"])

@@ -193,10 +193,10 @@ class TestWhoThereIs:
 
 
 class TestAtOnce:
-    def mark(self, folder: Folder, account: str) -> None:
-        """What `remove_at_once` leaves for as long as servers look."""
+    def mark(self, folder: Folder, account: str, suffix: str = ".cut") -> None:
+        """What `remove_at_once`, or `remove`, leaves for as long as servers look."""
         path = login_path(folder.home, account)
-        path.with_suffix(".cut").touch()
+        path.with_suffix(suffix).touch()
         path.unlink()
 
     @pytest.mark.parametrize("account", ["default", "work"])
@@ -249,6 +249,28 @@ class TestAtOnce:
         login_path(folder.home).unlink()
         await folder.look()
         assert answer.cuts == 1
+
+    @pytest.mark.parametrize("account", ["default", "work"])
+    async def test_who_was_removed_finishes_and_begins_nothing(self, folder: Folder, account: str) -> None:
+        """Also where it is the only one."""
+        folder.log_in(account)
+        await folder.look()
+        await folder.accounts.credential(folder.lease())
+        answer = folder.under_way(account)
+        self.mark(folder, account, ".out")
+        assert await folder.look() == ["default"]
+        assert answer.cuts == 0
+        with pytest.raises(AccountError):
+            await folder.accounts.credential(folder.lease())
+
+    async def test_the_file_of_the_only_login_vanishes(self, folder: Folder) -> None:
+        """A11: the CLI takes it away after a failed renewal, and its token is good for a while."""
+        token = folder.log_in("default")
+        await folder.look()
+        await folder.accounts.credential(folder.lease())
+        login_path(folder.home).unlink()
+        assert await folder.look() == ["default"]
+        assert (await folder.accounts.credential(folder.lease())).secret == token
 
     async def test_without_a_mark_they_go_on(self, folder: Folder) -> None:
         folder.log_in("default")

@@ -1,1 +1,1 @@
-"""Harnesses: each takes any bytes and checks what must hold for all of them. `python -m tests.fuzz` runs one for long."""
+"""Harnesses: each takes any bytes and checks what must hold for all. `python -m tests.fuzz` runs one of them."""

@@ -19,7 +19,7 @@ NAMES = (
     "token_files",
     "upstream_bytes",
 )
-"""The modules of this folder that have a `one_input(data: bytes) -> None`, which raises where something does not hold."""
+"""The modules of this folder with a function `one_input(data: bytes) -> None` that raises where something is wrong."""
 
 MOST_BYTES = 4096
 """Longer inputs find nothing that shorter ones do not; sizes at the limits have tests of their own."""

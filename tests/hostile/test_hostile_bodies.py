@@ -87,7 +87,7 @@ async def _sent(client: RawClient, pieces: list[bytes]) -> None:
     [
         b"d\r\n" + b'{"model":"m"}' + b"\r\n0\r\n\r\n",
         b"D;x=y\r\n" + b'{"model":"m"}' + b"\r\n00\r\n\r\n",
-        b"d\r\n" + b'{"model":"m"}' + b"\r\n0\r\nContent-Length: 5\r\nHost: evil\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"d\r\n" + b'{"model":"m"}' + b"\r\n0\r\nContent-Length: 5\r\nHost: evil\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"".join(chunks([b'{"mo', b"del", b'":"m"}'])),
     ],
     ids=["one chunk", "extension", "trailers (C32)", "three chunks"],

@@ -110,16 +110,21 @@ class AccountStage:
         """The credential of each request that the API got, in order."""
         return [request.head.bearer for request in self.simulator.requests if request.path.startswith("/v1/")]
 
-    def lines(self) -> list[dict[str, str]]:
-        """The fields of each access line."""
+    async def lines(self) -> list[dict[str, str]]:
+        """The fields of each access line, when no request is under way."""
+        await self.at_rest()
         self.proxy.app.access_log.flush()
         text = self.log.read_text() if self.log.exists() else ""
         return [dict(pair.split("=", 1) for pair in line.split() if "=" in pair) for line in text.splitlines()]
 
-    def used(self) -> tuple[str, int]:
+    async def used(self) -> tuple[str, int]:
         """The account and the attempts of the last request."""
-        last = self.lines()[-1]
+        last = (await self.lines())[-1]
         return last["account"], int(last["attempts"])
+
+    async def at_rest(self) -> None:
+        """Returns when every lease is back; a client may have its answer a moment before that."""
+        await until_noticed(lambda: self.in_flight() == 0)
 
     def view(self, account: str) -> AccountView:
         return next(each for each in self.proxy.app.accounts.views() if each.account_id == account)
@@ -134,12 +139,15 @@ class AccountStage:
 
 @asynccontextmanager
 async def account_stage(simulator: Simulator, settings: Settings, folder: Path) -> AsyncIterator[AccountStage]:
+    """At its end every lease must be back."""
     log = folder / "access.log"
     async with (
         app.running(replace(settings, access_log=str(log))) as proxy,
         http_client(proxy.url) as client,
     ):
-        yield AccountStage(simulator, proxy, client, log)
+        stage = AccountStage(simulator, proxy, client, log)
+        yield stage
+        await stage.at_rest()
 
 
 @asynccontextmanager

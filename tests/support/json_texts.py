@@ -95,7 +95,7 @@ def written(members: Sequence[Entry], space: str = "", first: str = "") -> str:
 
 def pairs(text: bytes | str) -> Document:
     """The members in order, repeated ones included, numbers as they are written, objects as tuples."""
-    decoded = json.loads(text, object_pairs_hook=tuple, parse_float=str, parse_int=str)
+    decoded = json.loads(text, object_pairs_hook=tuple, parse_float=str, parse_int=str, parse_constant=_refused)
     assert isinstance(decoded, tuple)
     return decoded
 

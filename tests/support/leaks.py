@@ -1,9 +1,14 @@
-"""What must not be left behind: descriptors, tasks; and cancellation at every await in turn."""
+"""What must not be left behind: descriptors, threads, tasks, leases; and cancellation at every await in turn."""
 
 from __future__ import annotations
 
+import gc
 import socket
+import threading
+import time
+import weakref
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +18,83 @@ import anyio.lowlevel
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from qproxy.app import App
+
+PATIENCE_S = 3.0
+"""With what ends soon, such as a connection that lingers for two seconds."""
+
+OUR_THREADS = "qproxy-"
+
 TURNS = 50
 """Of the loop: transports close their sockets one or two turns after they are told to."""
 
 
-def open_sockets() -> set[str]:
-    """The sockets of this process, by descriptor and inode."""
+def open_descriptors() -> frozenset[str]:
+    """Those of this process, each with what it stands for: a path, or the inode of a socket or pipe."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            target = str(entry.readlink())
+            found.add(f"{entry.name} {entry.readlink()}")
         except OSError:
             continue  # the descriptor of the listing itself
-        if target.startswith("socket:"):
-            found.add(f"{entry.name} {target}")
-    return found
+    return frozenset(found)
+
+
+def open_sockets() -> frozenset[str]:
+    """The sockets among them."""
+    return frozenset(each for each in open_descriptors() if each.partition(" ")[2].startswith("socket:"))
+
+
+def our_threads() -> frozenset[threading.Thread]:
+    return frozenset(each for each in threading.enumerate() if each.name.startswith(OUR_THREADS))
+
+
+class Proxies:
+    """The proxies that were put together since, as long as anybody holds them."""
+
+    def __init__(self) -> None:
+        self._apps: weakref.WeakSet[App] = weakref.WeakSet()
+
+    def add(self, app: App) -> None:
+        self._apps.add(app)
+
+    def requests(self) -> int:
+        """How many are under way."""
+        return sum(app.activity.under_way for app in self._apps)
+
+    def leases(self) -> int:
+        """How many have not been given back."""
+        return sum(view.in_flight for app in self._apps for view in app.accounts.views())
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What a test may find, and must not add to."""
+
+    descriptors: frozenset[str]
+    threads: frozenset[threading.Thread]
+
+    @classmethod
+    def of_now(cls) -> Belongings:
+        return cls(open_descriptors(), our_threads())
+
+    def left_behind(self, *, descriptors: bool) -> list[str]:
+        """What has been added to them since."""
+        added = [f"thread {each.name}" for each in our_threads() - self.threads]
+        if descriptors:
+            added += [f"descriptor {each}" for each in open_descriptors() - self.descriptors]
+        return sorted(added)
+
+
+def wait_until_gone(left_behind: Callable[[], list[str]]) -> list[str]:
+    """What is still left when the patience is at its end."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while left := left_behind():
+        if time.monotonic() > give_up_s:
+            return left
+        gc.collect()  # what nobody holds any more is no leak; that it was not closed is a warning of its own
+        time.sleep(0.02)
+    return []
 
 
 def running_tasks() -> int:
