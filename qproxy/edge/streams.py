@@ -128,6 +128,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     def connection_lost(self, exc: Exception | None) -> None:
         self._broken = self._broken or exc is not None
         self._lost = self._eof = self._closing = True
+        self._transport = None  # each of the two holds the other
         self.congested = False
         self._cancel_timers()
         self._end_pump()

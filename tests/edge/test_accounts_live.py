@@ -171,6 +171,20 @@ class TestATokenThatHasExpired:
             assert FREE_TIER_ENDED in error_of(await stage.chat())[2]
             assert stage.token_posts == len(accounts)
 
+    async def test_one_token_call_where_the_renewed_login_is_limited(self, simulator: Simulator, home: Path) -> None:
+        """The token of the next login is for the next request to renew."""
+        for account in ("default", "spare"):
+            log_in(simulator, home, account, lifetime_s=EXPIRED_S)
+        simulator.account("default").answer_next("429-hour")
+        async with serving(simulator, home) as stage:
+            answered = await stage.chat()
+            assert error_of(answered)[:2] == (503, "credentials_unavailable")
+            assert answered.header("x-should-retry") == "true"
+            assert stage.token_posts == 1
+            assert (await stage.chat()).status == 200
+            assert await stage.used() == ("spare", 1)
+            assert stage.token_posts == 2
+
 
 class TestATokenThatIsRefused:
     async def test_it_is_renewed_and_the_client_sees_nothing(self, simulator: Simulator, home: Path) -> None:

@@ -37,7 +37,9 @@ def body(model: str, text: str, *, stream: bool = True) -> bytes:
 
 def settings(upstream: str) -> app.Settings:
     usual = settings_for(upstream)
-    clocks = replace(usual.timeouts, first_byte_stream_s=0.1, stream_idle_s=0.1, body_s=0.1)
+    clocks = replace(
+        usual.timeouts, first_byte_stream_s=0.1, first_byte_per_100k_tokens_s=0.1, stream_idle_s=0.1, body_s=0.1
+    )
     return replace(usual, timeouts=clocks)
 
 

@@ -43,6 +43,9 @@ pytestmark = pytest.mark.anyio
 COMMENT = b": keep-alive\n\n"
 OFTEN_S = 0.02
 OFTEN = {"keepalive_after_s": OFTEN_S, "peek_s": 0.01}
+LATER_S = 0.25
+LATER = {"keepalive_after_s": LATER_S, "peek_s": 0.01}
+"""For what has to come before the first comment."""
 SOON = f"[timeouts]\nkeepalive_after_s = {OFTEN_S}\npeek_s = 0.01\n"
 LAST = chunk(b"")
 
@@ -120,8 +123,8 @@ class TestTheStreamGoesOn:
         async with backend(
             [send(stream_head((b"x-theirs", b"1"))), wait_for(go), send(STREAM[len(stream_head()) :])]
         ) as only:
-            async with proxy_before(tmp_path, timeouts=OFTEN, only=only) as proxy, raw_client(proxy.url) as client:
-                got = await kept_waiting(client)
+            async with proxy_before(tmp_path, timeouts=LATER, only=only) as proxy, raw_client(proxy.url) as client:
+                got = await kept_waiting(client, comments=1)
                 assert got.header(b"x-theirs") == b"1"
                 go.set()
                 assert await rest(client, got) == FIRST + DONE
@@ -141,9 +144,9 @@ class TestTheStreamGoesOn:
 
     async def test_nor_into_one_that_began_in_time(self, tmp_path: Path) -> None:
         body = FIRST + SECOND + DONE
-        script = [send(stream_head() + chunk(FIRST)), pause, send(chunk(SECOND + DONE) + LAST)]
+        script = [send(stream_head() + chunk(FIRST)), long_pause, send(chunk(SECOND + DONE) + LAST)]
         async with backend(script) as only:
-            async with proxy_before(tmp_path, timeouts=OFTEN, only=only) as proxy, raw_client(proxy.url) as client:
+            async with proxy_before(tmp_path, timeouts=LATER, only=only) as proxy, raw_client(proxy.url) as client:
                 got = await client.ask(chat("big", stream=True))
         assert (bytes(got.body), got.end) == (body, End.WHOLE)
 
@@ -170,6 +173,11 @@ class TestTheStreamGoesOn:
 async def pause(_: Connection) -> None:
     """Long enough for several comments."""
     await anyio.sleep(6 * OFTEN_S)
+
+
+async def long_pause(_: Connection) -> None:
+    """Long enough for one that comes later."""
+    await anyio.sleep(1.5 * LATER_S)
 
 
 ERRORS: dict[str, tuple[bytes, int, str]] = {
@@ -239,7 +247,7 @@ class TestItComesToNothing:
                 assert (got.status, got.end) == (200, End.FIN)
 
     async def test_comments_do_not_stand_for_the_upstream(self, tmp_path: Path) -> None:
-        clocks = {**OFTEN, "first_byte_stream_s": 4 * OFTEN_S, "first_byte_per_100k_tokens_s": 1e-9}
+        clocks = {**OFTEN, "first_byte_stream_s": 2 * LATER_S, "first_byte_per_100k_tokens_s": 1e-9}
         async with backend([wait_for(anyio.Event())]) as only:
             async with proxy_before(tmp_path, timeouts=clocks, only=only) as proxy, raw_client(proxy.url) as client:
                 got = await kept_waiting(client)
@@ -307,9 +315,9 @@ class TestWhoGetsNone:
         """It is not waiting: its request is under way, and may be refused with a status."""
         request = chat("big", stream=True, padding_bytes=LONG_BYTES)
         async with backend(error(429)) as only:
-            async with proxy_before(tmp_path, timeouts=OFTEN, only=only) as proxy, raw_client(proxy.url) as client:
+            async with proxy_before(tmp_path, timeouts=LATER, only=only) as proxy, raw_client(proxy.url) as client:
                 await client.send(request[:-1000])
-                await anyio.sleep(6 * OFTEN_S)
+                await anyio.sleep(1.5 * LATER_S)
                 await client.send(request[-1000:])
                 got = await client.answer()
                 assert (got.status, got.error_code, got.header(b"connection")) == (429, "some_code", b"")
@@ -338,9 +346,8 @@ class TestWhoGetsNone:
         """Its head comes in time, and its body does not."""
         body = b'{"a":1}' if fields == [JSON] else FIRST + DONE
         opening = head(status, [*fields, (b"content-length", b"%d" % len(body))])
-        async with backend([send(opening), pause, send(body)]) as only:
-            clocks = {"keepalive_after_s": 2 * OFTEN_S, "peek_s": OFTEN_S / 4}
-            async with proxy_before(tmp_path, timeouts=clocks, only=only) as proxy, raw_client(proxy.url) as client:
+        async with backend([send(opening), long_pause, send(body)]) as only:
+            async with proxy_before(tmp_path, timeouts=LATER, only=only) as proxy, raw_client(proxy.url) as client:
                 got = await client.ask(chat("big", stream=True))
         assert (got.status, bytes(got.body), got.end) == (status, body, End.WHOLE)
 
@@ -356,9 +363,8 @@ class TestWhoGetsNone:
 
     async def test_packed_events_in_chunks(self, tmp_path: Path) -> None:
         packed = gzip.compress(FIRST + DONE)
-        script = [send(stream_head((b"content-encoding", b"gzip"))), pause, send(chunk(packed) + LAST)]
+        script = [send(stream_head((b"content-encoding", b"gzip"))), long_pause, send(chunk(packed) + LAST)]
         async with backend(script) as only:
-            clocks = {"keepalive_after_s": 2 * OFTEN_S, "peek_s": OFTEN_S / 4}
-            async with proxy_before(tmp_path, timeouts=clocks, only=only) as proxy, raw_client(proxy.url) as client:
+            async with proxy_before(tmp_path, timeouts=LATER, only=only) as proxy, raw_client(proxy.url) as client:
                 got = await client.ask(chat("big", stream=True))
         assert (bytes(got.body), got.end) == (packed, End.WHOLE)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 SOON_S = 0.05
-TOTAL = {"total_s": 4 * SOON_S, "peek_s": 0.0}
+TOTAL = {"total_s": 8 * SOON_S, "peek_s": 0.0}
 
 
 class TestATimeoutSaysWhatHelps:

@@ -54,7 +54,7 @@ def test_the_corpus(name: str) -> None:
 def test_what_is_like_the_corpus(name: str) -> None:
     one_input = harness(name)
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(mutated(list(inputs(name).values())))
     def run(data: bytes) -> None:
         one_input(data)

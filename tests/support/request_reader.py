@@ -144,6 +144,12 @@ class H11Request:
         """Every value of a field, in order."""
         return [value for key, value in self.fields if key == name]
 
+    def value(self, name: bytes) -> bytes | None:
+        """The one value of a field; None where there is none."""
+        values = self.values(name)
+        assert len(values) < 2, values
+        return values[0] if values else None
+
 
 def read_by_h11(data: bytes) -> H11Request | None:
     """The request that `data` begins with; None where its head is refused, or not whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import re
@@ -35,6 +36,7 @@ class Tty:
         self.process = process
         self.output = ""
         self._descriptor = descriptor
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end inside a character
 
     def read_until(self, text: str) -> None:
         """Returns when `text` has come."""
@@ -55,7 +57,7 @@ class Tty:
             data = os.read(self._descriptor, 65536) if readable else b""
         except OSError:
             return False  # nobody has the other end open any more
-        self.output += data.decode("utf-8", "replace")
+        self.output += self._decoder.decode(data)
         return bool(data)
 
 
