@@ -28,7 +28,7 @@ def rule(
     target: tuple[str | None, str | None],
     on: frozenset[Trigger] = ALL,
 ) -> FallbackRule:
-    return FallbackRule(*source, *target, on)
+    return FallbackRule(source[0], source[1], target[0], target[1], on)
 
 
 class TestWhatAnAnswerTriggers:

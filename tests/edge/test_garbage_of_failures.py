@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from qproxy import app
+from qproxy.config import Settings
 from qproxy.simulator import Options, running
 from qproxy.simulator.wire import PeerLeft
 from tests.support.leaks import turns
@@ -35,7 +36,7 @@ def body(model: str, text: str, *, stream: bool = True) -> bytes:
     return orjson.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]})
 
 
-def settings(upstream: str) -> app.Settings:
+def settings(upstream: str) -> Settings:
     usual = settings_for(upstream)
     clocks = replace(
         usual.timeouts, first_byte_stream_s=0.1, first_byte_per_100k_tokens_s=0.1, stream_idle_s=0.1, body_s=0.1
