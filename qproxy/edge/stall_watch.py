@@ -34,11 +34,12 @@ MACHINERY = frozenset({"selectors.py", "base_events.py", "runners.py", "events.p
 
 
 class StallWatch:
-    """Watches the loop of the thread that makes it. `limit_s` is what it may stand still for, give or take a beat."""
+    """Watches the loop of the thread that makes it. `limit_s` is what it may stand still for, give or take a beat, and
+    not less than one and a half."""
 
     def __init__(self, runtime: Runtime, limit_s: float, activity: Activity) -> None:
         self._runtime = runtime
-        self._limit_s = limit_s
+        self._slack_s = max(limit_s - BEAT_S, BEAT_S / 2)
         self._activity = activity
         self._watched = threading.get_ident()
         self._reports = Reports()
@@ -71,7 +72,7 @@ class StallWatch:
         pause_s = BEAT_S if self._quiet_beats < BUSY_BEATS else IDLE_BEAT_S
         self._beats += 1
         self._beat_s = now_s = time.monotonic()
-        self._late_s = now_s + pause_s - BEAT_S + self._limit_s
+        self._late_s = now_s + pause_s + self._slack_s
         self._timer = self._runtime.call_later(pause_s, self._beat)
 
     def _wake(self) -> None:
@@ -90,17 +91,19 @@ class StallWatch:
     def _watch(self) -> None:
         while not self._is_over:
             late_s = self._late_s
-            if not self._stirred.wait(max(late_s - time.monotonic(), 0.0)) and self._late_s == late_s:
-                self._look(time.monotonic() - late_s)
+            beats = self._beats
+            if not self._stirred.wait(max(late_s - time.monotonic(), 0.0)) and self._beats == beats:
+                self._look(beats, late_s)
             self._stirred.clear()
 
-    def _look(self, overslept_s: float) -> None:
+    def _look(self, beats: int, late_s: float) -> None:
         """The loop stands still."""
-        beats, since_s = self._beats, self._beat_s
+        overslept_s = time.monotonic() - late_s
+        since_s = late_s - self._slack_s - BEAT_S
         places = places_of(self._watched)
         self._wait_for_beat(beats, since_s + LONGEST_S)
         lasted_s = (self._beat_s if self._beats != beats else time.monotonic()) - since_s
-        if overslept_s > self._limit_s and is_machinery(places):
+        if overslept_s > self._slack_s and is_machinery(places):
             log.info("the whole process stood still for about %.0f ms", lasted_s * 1000)
         else:
             self._reports.tell(lasted_s, places)

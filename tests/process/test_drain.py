@@ -272,6 +272,19 @@ class TestWhatIsLeft:
             assert_draining(await client.answer())
 
 
+async def test_a_stream_of_comments_alone_ends_with_an_error() -> None:
+    """It was begun by us, before the upstream had answered."""
+    script = [expect_request(), wait_for(anyio.Event())]
+    async with drain_stage(*script, drain_s=0.0, keepalive_after_s=SHORT_S) as stage, raw_client(stage.url) as client:
+        await client.send(ASK_STREAM)
+        got = await client.begin()
+        await client.until(got, b": keep-alive\n\n")
+        stage.drain()
+        await whole(client, got)
+        assert got.end is End.FIN
+        assert b'"code":"draining"' in got.body.rpartition(b": keep-alive\n\n")[2]
+
+
 async def test_a_client_that_does_not_read_does_not_hold_the_server() -> None:
     flood = [expect_request(), send(stream_head()), send(*[chunk(FIRST * 1000)] * 200), wait_for(anyio.Event())]
     async with drain_stage(*flood, drain_s=SHORT_S) as stage:

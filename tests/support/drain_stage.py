@@ -105,6 +105,7 @@ async def drain_stage(
     *script: Step,
     drain_s: float = LONG_S,
     drain_delay_s: float = 0.0,
+    keepalive_after_s: float = LONG_S,
     go_on: anyio.Event | None = None,
     **flags: object,
 ) -> AsyncIterator[Stage]:
@@ -112,7 +113,8 @@ async def drain_stage(
     go_on = go_on or anyio.Event()
     async with nothing_left(), scripted_upstream(script or [streaming(go_on)]) as upstream:
         settings = settings_for(upstream.url + "/v1", None, **flags)
-        timeouts = replace(settings.timeouts, drain_s=drain_s, drain_delay_s=drain_delay_s)
-        async with app.running(replace(settings, timeouts=timeouts)) as proxy, anyio.create_task_group() as tasks:
+        clocks = {"drain_s": drain_s, "drain_delay_s": drain_delay_s, "keepalive_after_s": keepalive_after_s}
+        settings = replace(settings, timeouts=replace(settings.timeouts, **clocks))
+        async with app.running(settings) as proxy, anyio.create_task_group() as tasks:
             yield Stage(proxy, tasks, go_on)
             tasks.cancel_scope.cancel()
