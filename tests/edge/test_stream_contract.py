@@ -613,11 +613,11 @@ class TestPump:
             await client.send(comes)
             await _receive_into(server, 3)
             getattr(client, leave)()
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 await source.pumped(pump)
             sink.end_writing()
             assert b"never" not in await last_words(server)
-            assert ends == [pump.error]
+            assert ends == [caught.value]
 
     async def test_an_abort_of_ours_is_no_clean_end(self) -> None:
         async with pairs() as made:
