@@ -98,14 +98,31 @@ class RequestHead:
 
     def with_length(self, length: int) -> RequestHead:
         """The same head in front of a body of another length. Its fields are shared: nobody changes a parsed head."""
+        # Line by line, once a request: a loop over the names takes ten times as long. A test knows all names.
         head = RequestHead.__new__(RequestHead)
-        for name in _SHARED:
-            setattr(head, name, getattr(self, name))
+        head.method = self.method
+        head.path = self.path
+        head.query = self.query
+        head.http_10 = self.http_10
+        head.passed = self.passed
+        head.authority = self.authority
+        head.authorization = self.authorization
+        head.x_api_key = self.x_api_key
+        head.origin = self.origin
+        head.user_agent = self.user_agent
+        head.content_type = self.content_type
+        head.content_encoding = self.content_encoding
+        head.accept_encoding = self.accept_encoding
+        head.request_method = self.request_method
+        head.request_headers = self.request_headers
+        head.pinned_upstream = self.pinned_upstream
+        head.named_account = self.named_account
         head.content_length = length
+        head.chunked = self.chunked
+        head.keep_alive = self.keep_alive
+        head.expects_continue = self.expects_continue
+        head.is_forwarded = self.is_forwarded
         return head
-
-
-_SHARED = tuple(name for name in RequestHead.__slots__ if name != "content_length")
 
 
 def check_begun_head(begun: bytes, limits: Limits) -> None:

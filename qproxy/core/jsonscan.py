@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 MAX_DEPTH = 1024
 
@@ -117,15 +117,16 @@ def skim(text: bytes) -> Mapping[str, msgspec.Raw] | None:
     return literals
 
 
-def dense_members(text: bytes, literals: Mapping[str, msgspec.Raw]) -> dict[str, Member]:
-    """The members that `skim` found in `text`, where that is nothing but them: no white space between them, no key
-    repeated or escaped. Else none."""
+def dense_members(text: bytes, literals: Mapping[str, msgspec.Raw], keys: Collection[str]) -> dict[str, Member]:
+    """Those of the members that `skim` found in `text`, where that is nothing but them: no white space between them, no
+    key repeated or escaped. Else none."""
     found: dict[str, Member] = {}
     at = 1
     for key, literal in literals.items():
-        start = at + len(key.encode()) + 3
+        start = at + (len(key) if key.isascii() else len(key.encode())) + 3
         at = start + len(literal)
-        found[key] = Member(key, start, at)
+        if key in keys:
+            found[key] = Member(key, start, at)
         at += 1
     # Whatever else there is makes the text longer than its members, and nothing makes it shorter.
     return found if at == len(text) else {}

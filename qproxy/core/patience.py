@@ -11,7 +11,7 @@ the first byte down. Plain answers are learned apart from streams: their first b
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from qproxy.core.limits import BYTES_PER_TOKEN, Timeouts
 
@@ -22,8 +22,19 @@ MOST_KINDS = 1_024
 LONGEST_NAME = 256  # clients name models as they like
 
 
+class Request(Protocol):
+    """What is known of one. Those of the same kind take about the same time where their prompts are equally long."""
+
+    @property
+    def upstream(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def is_plain(self) -> bool: ...
+
+
 class RequestKind(NamedTuple):
-    """Requests that take about the same time where their prompts are equally long."""
+    """A `Request` that is nothing else."""
 
     upstream: str
     model: str | None
@@ -42,23 +53,30 @@ class Patience:
         self._formula_slowness_s = timeouts.first_byte_per_100k_tokens_s / (100_000 * BYTES_PER_TOKEN)
         self._slowness: dict[RequestKind, deque[float]] = {}  # seconds a byte, of the last answers
 
-    def first_byte_s(self, kind: RequestKind, body_bytes: int) -> float:
+    def first_byte_s(self, request: Request, body_bytes: int) -> float:
         """Seconds to wait: between the formula's and `first_byte_max_s`, where that is more."""
         timeouts = self._timeouts
-        usual_s = timeouts.first_byte_s(body_bytes=body_bytes, plain=kind.is_plain)
-        slowness = self._slowness.get(kind)
+        usual_s = timeouts.first_byte_s(body_bytes=body_bytes, plain=request.is_plain)
+        slowness = self._known(request)
         if slowness is None:
             return usual_s
         learned_s = TIMES * max(slowness) * max(body_bytes, SHORTEST_BYTES)
         return max(usual_s, min(learned_s, timeouts.first_byte_max_s))
 
-    def learn(self, kind: RequestKind, body_bytes: int, waited_s: float) -> None:
+    def learn(self, request: Request, body_bytes: int, waited_s: float) -> None:
         """A good answer began `waited_s` after the request had gone up."""
         slowness_s = waited_s / max(body_bytes, SHORTEST_BYTES)
-        known = self._slowness.get(kind)
+        known = self._known(request)
         if known is not None:
             known.append(slowness_s)
-        elif TIMES * slowness_s > self._formula_slowness_s and len(kind.model or "") <= LONGEST_NAME:
+        elif TIMES * slowness_s > self._formula_slowness_s and len(request.model or "") <= LONGEST_NAME:
             if len(self._slowness) >= MOST_KINDS:
                 del self._slowness[next(iter(self._slowness))]
-            self._slowness[kind] = deque([slowness_s], RECENT)
+            self._slowness[_kind(request)] = deque([slowness_s], RECENT)
+
+    def _known(self, request: Request) -> deque[float] | None:
+        return self._slowness.get(_kind(request)) if self._slowness else None
+
+
+def _kind(request: Request) -> RequestKind:
+    return RequestKind(request.upstream, request.model, request.is_plain)

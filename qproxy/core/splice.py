@@ -146,7 +146,7 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
     literals = jsonscan.skim(body)
     document = _checked_object(body) if literals is None else literals
     present = [key for key in ("model", "stream") if key in document]
-    found = {} if literals is None else jsonscan.dense_members(body, literals)
+    found = {} if literals is None else jsonscan.dense_members(body, literals, present)
     if not found:
         found = jsonscan.sole_members(body, present)
     if len(found) < len(present):

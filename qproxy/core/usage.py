@@ -70,25 +70,24 @@ def _usage_of(text: bytes) -> Usage | None:
     if prompt is None and completion is None and total is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    cached = _count(_details(fields, "prompt_tokens_details", "input_tokens_details"), "cached_tokens")
+    cached = _detail(fields, "prompt_tokens_details", "input_tokens_details", "cached_tokens")
     if cached is None:
         cached = _count(fields, "cached_tokens")  # qwen-wire.md 6.3: some put it at the top
-    reasoning = _count(_details(fields, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
+    reasoning = _detail(fields, "completion_tokens_details", "output_tokens_details", "reasoning_tokens")
     return Usage(prompt, completion, prompt + completion if total is None else total, cached or 0, reasoning or 0)
 
 
-def _count(fields: Mapping[object, object], *names: str) -> int | None:
+def _count(fields: Mapping[object, object], name: str, other: str = "") -> int | None:
     """The first of these fields that is a count."""
-    for name in names:
-        value = fields.get(name)
-        if type(value) is int and 0 <= value <= MAX_TOKENS:  # True is an int of its own type
-            return value
-    return None
+    value = fields.get(name)
+    if type(value) is int and 0 <= value <= MAX_TOKENS:  # True is an int of its own type
+        return value
+    return _count(fields, other) if other else None
 
 
-def _details(fields: Mapping[object, object], *names: str) -> Mapping[object, object]:
-    for name in names:
-        value = fields.get(name)
-        if isinstance(value, dict):
-            return value
-    return {}
+def _detail(fields: Mapping[object, object], name: str, other: str, count: str) -> int | None:
+    """A count in the first of these fields that is an object."""
+    details = fields.get(name)
+    if not isinstance(details, dict):
+        details = fields.get(other)
+    return _count(details, count) if isinstance(details, dict) else None

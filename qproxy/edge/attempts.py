@@ -8,8 +8,9 @@ pass on, or an error to answer with.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import anyio
 
@@ -97,17 +98,9 @@ class Attempts:
         self._peek_s = peek_s
         self.repeatable = SERVER_ERRORS if retry_on_5xx else frozenset()
 
-    async def obtain(self, outgoing: Outgoing, exchange: Exchange) -> Answer:
+    def obtain(self, outgoing: Outgoing, exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         """The answer to pass on. Raises QProxyError."""
-        lease = self._accounts.lease(outgoing.upstream, outgoing.wish)
-        effort = _Effort(self, self._accounts, self._upstreams, outgoing, exchange, lease)
-        try:
-            response = await effort.run()
-            others = self._accounts.answers_of(effort.lease)
-            return Answer(response, effort.lease, others, effort.outcome, effort.hidden)
-        except BaseException:
-            effort.give_up()
-            raise
+        return _Effort(self, self._accounts, self._upstreams, outgoing, exchange).answer()
 
     async def judge(self, response: UpstreamResponse) -> Outcome:
         """What an answer means that is an error. Raises UpstreamError."""
@@ -143,11 +136,10 @@ class _Effort:
         upstreams: Upstreams,
         outgoing: Outgoing,
         exchange: Exchange,
-        lease: Lease,
     ) -> None:
-        self.lease = lease
-        self.outcome: Outcome | None = None
-        self.hidden: bytes | None = None
+        self._lease: Lease
+        self._outcome: Outcome | None = None
+        self._hidden: bytes | None = None
         self._attempts = attempts
         self._accounts = accounts
         self._upstreams = upstreams
@@ -158,37 +150,47 @@ class _Effort:
         self._renewed = ""  # the account whose token this request has waited for
         self._patient_until_s = 0.0  # on the loop's clock; set with the first wait for a token
 
-    async def run(self) -> UpstreamResponse:
+    async def answer(self) -> Answer:
+        """The answer to pass on. Raises QProxyError."""
+        self._lease = self._accounts.lease(self._outgoing.upstream, self._outgoing.wish)
         credential: Credential | None = None
-        while True:
-            if credential is None:
-                credential = self._accounts.at_hand(self.lease) or await self._credential()
-            response = self._response = await self._upstreams.send(self._outgoing, credential, self._attempt())
-            outcome = self._glance(response) or await self._look(response)
-            if outcome is None:
-                return response
-            self._accounts.note(self.lease, outcome)
-            step = Step.COMMIT if outcome is GOOD else self._next_step(outcome)
-            if step is Step.COMMIT:
-                return response
-            if step is Step.RENEW:
-                credential = await self._renew(credential)
-            elif self._leave(step):
-                credential = None
-            else:
-                return response
-            await self._prepare_again(response)
+        try:
+            while True:
+                if credential is None:
+                    credential = self._accounts.at_hand(self._lease) or await self._credential()
+                response = self._response = await self._upstreams.send(self._outgoing, credential, self._attempt())
+                outcome = self._glance(response) or await self._look(response)
+                if outcome is None:
+                    return self._passed_on(response)
+                self._accounts.note(self._lease, outcome)
+                step = Step.COMMIT if outcome is GOOD else self._next_step(outcome)
+                if step is Step.COMMIT:
+                    return self._passed_on(response)
+                if step is Step.RENEW:
+                    credential = await self._renew(credential)
+                elif self._leave(step):
+                    credential = None
+                else:
+                    return self._passed_on(response)
+                await self._prepare_again(response)
+        except BaseException:
+            self._give_up()
+            raise
 
-    def give_up(self) -> None:
+    def _passed_on(self, response: UpstreamResponse) -> Answer:
+        """It takes the lease with it."""
+        return Answer(response, self._lease, self._accounts.answers_of(self._lease), self._outcome, self._hidden)
+
+    def _give_up(self) -> None:
         try:
             if self._response is not None:
                 self._response.drop()
         finally:
-            self.lease.give_back()
+            self._lease.give_back()
 
     def _attempt(self) -> Attempt:
         exchange = self._exchange
-        exchange.account = self.lease.account_id
+        exchange.account = self._lease.account_id
         exchange.attempts += 1
         attempt = exchange.attempt = Attempt(self._outgoing.upstream)
         return attempt
@@ -201,19 +203,19 @@ class _Effort:
             payload = response.at_hand()
             if payload is None or hidden_error(payload) is not None:
                 return None
-        self.outcome = GOOD
+        self._outcome = GOOD
         return GOOD
 
     async def _look(self, response: UpstreamResponse) -> Outcome | None:
         """What the answer means; None where it does not matter here: a lone key's errors just pass."""
-        self.outcome = self.hidden = None
+        self._outcome = self._hidden = None
         if response.status == 200:
-            self.outcome, self.hidden = await self._attempts.first_look(response)
+            self._outcome, self._hidden = await self._attempts.first_look(response)
         elif response.status < 400:
-            self.outcome = GOOD
+            self._outcome = GOOD
         elif self._accounts.judge(self._outgoing.upstream):
-            self.outcome = await self._attempts.judge(response)
-        return self.outcome
+            self._outcome = await self._attempts.judge(response)
+        return self._outcome
 
     # --- credentials
 
@@ -223,21 +225,21 @@ class _Effort:
             problem = _renewing()
             try:
                 if not self._renewed:
-                    credential = await self._patiently(partial(self._accounts.credential, self.lease))
-                    self._renewed = self.lease.account_id
+                    credential = await self._patiently(partial(self._accounts.credential, self._lease))
+                    self._renewed = self._lease.account_id
                     return credential
             except AccountError as exc:
                 problem = exc
             self._move_on(problem)
-            at_hand = self._accounts.at_hand(self.lease)
+            at_hand = self._accounts.at_hand(self._lease)
             if at_hand is not None:
                 return at_hand
 
     async def _renew(self, refused: Credential) -> Credential | None:
         """A newer credential of the same account; None: on to the next account. Raises AccountError."""
-        self._renewed = self.lease.account_id
+        self._renewed = self._lease.account_id
         try:
-            return await self._patiently(partial(self._accounts.renewed, self.lease, refused))
+            return await self._patiently(partial(self._accounts.renewed, self._lease, refused))
         except AccountError as exc:
             self._move_on(exc)
             return None
@@ -255,12 +257,12 @@ class _Effort:
     def _whose_renewed(self) -> Renewed:
         if not self._renewed:
             return Renewed.NONE
-        return Renewed.THIS if self._renewed == self.lease.account_id else Renewed.ANOTHERS
+        return Renewed.THIS if self._renewed == self._lease.account_id else Renewed.ANOTHERS
 
     # --- from account to account
 
     def _next_step(self, outcome: Outcome) -> Step:
-        step = next_step(outcome, self.lease.kind, self._whose_renewed())
+        step = next_step(outcome, self._lease.kind, self._whose_renewed())
         if step is Step.COMMIT and outcome.status in self._attempts.repeatable and not self._has_repeated:
             self._has_repeated = True
             return Step.ELSEWHERE
@@ -282,8 +284,8 @@ class _Effort:
         """Lease another account. False where the answer at hand is the best there is to say. Raises AccountError where
         it is not, and all accounts are out."""
         if step is Step.CLOSE_ACCOUNT:
-            self._accounts.close(self.lease)
-        is_about_login = step not in SHOWN and self.lease.kind is AccountKind.OAUTH
+            self._accounts.close(self._lease)
+        is_about_login = step not in SHOWN and self._lease.kind is AccountKind.OAUTH
         if self._is_alone() and not is_about_login:
             return False
         try:
@@ -308,12 +310,12 @@ class _Effort:
 
     def _next_lease(self) -> Lease:
         wish = self._outgoing.wish
-        wish.tried = {*wish.tried, self.lease.account_id}
+        wish.tried = {*wish.tried, self._lease.account_id}
         return self._accounts.lease(self._outgoing.upstream, wish)
 
     def _change_to(self, following: Lease) -> None:
-        self.lease.give_back()
-        self.lease = following
+        self._lease.give_back()
+        self._lease = following
 
     async def _prepare_again(self, response: UpstreamResponse) -> None:
         """Drop the answer and have the whole body ready. Raises AccountError where the request cannot be repeated."""

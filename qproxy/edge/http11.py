@@ -297,7 +297,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
             raw, early = await self._send_live(head, body, lambda: self._uploaded(attempt, first_byte_s))
         else:
             pieces = body.pieces if isinstance(body, KnownBody) else await _pieces(request)
-            early = not await self._send(head, pieces)
+            early = not (self._send_small(head, pieces) or await self._send(head, pieces))
             self._uploaded(attempt, first_byte_s)
             raw = await self._read_head(_nothing)
         self.wire.stop_clock()
@@ -327,12 +327,16 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
     def _report_end(self) -> None:
         self._pool.forget(self)
 
+    def _send_small(self, head: bytes, pieces: Sequence[Buffer]) -> bool:
+        """A short request goes up in one write; False where it is a long one."""
+        if len(pieces) != 1 or len(pieces[0]) > JOINED_BYTES:
+            return False
+        self.wire.put(b"".join((head, pieces[0])))
+        return True
+
     async def _send(self, head: bytes, pieces: Sequence[Buffer]) -> bool:
         """False where the upstream spoke or left before it had everything."""
         stream = self.wire
-        if len(pieces) == 1 and len(pieces[0]) <= JOINED_BYTES:
-            stream.put(b"".join((head, pieces[0])))
-            return True
         stream.put(head)
         for index, piece in enumerate(pieces):
             stream.put(piece)
@@ -364,20 +368,21 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         return raw, not pump.done or pump.error is not None
 
     async def _read_head(self, look: Callable[[], None]) -> bytes:
+        """The first head that is the answer's. `look` is called whenever something may have happened."""
         stream = self.wire
-        for _ in range(MAX_INFORMATIONAL + 1):
-            raw = await self._read_one_head(stream, look)
-            if not is_informational(raw):
-                return raw
-        raise UpstreamError("upstream_protocol_error", "The upstream sent too many interim answers.")
-
-    async def _read_one_head(self, stream: Stream, look: Callable[[], None]) -> bytes:
-        searched = 0
+        searched = interim = 0
         while True:
             buffer = stream.buffer
             end = buffer.find(HEAD_END, searched)
             if end >= 0:
-                return stream.take(end + 4)
+                raw = stream.take(end + 4)
+                if not is_informational(raw):
+                    return raw
+                interim += 1
+                if interim > MAX_INFORMATIONAL:
+                    raise UpstreamError("upstream_protocol_error", "The upstream sent too many interim answers.")
+                searched = 0
+                continue
             if len(buffer) > self._limits.upstream_head_bytes:
                 raise UpstreamError("upstream_protocol_error", "The upstream sent an oversized response head.")
             searched = max(0, len(buffer) - 3)

@@ -1,14 +1,15 @@
 """The access line: one a request, written beside the loop, in batches.
 
-An exchange appends its line to a list. A few times a second a thread takes the list and writes it; what comes faster
-than the disk takes is dropped and counted, never waited for. The line is formatted at once, in two microseconds:
-thousands of them in the thread would take the interpreter lock from the loop for milliseconds.
+An exchange appends its record to a list; every few dozen become lines together, which costs half of what one by one
+costs, between requests. A few times a second a thread takes the lines and writes them; what comes faster than the disk
+takes is dropped and counted, never waited for. The thread formats nothing: thousands of lines would take the
+interpreter lock from the loop for milliseconds.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import re
 
 import anyio
 
@@ -16,40 +17,52 @@ from qproxy.core.exchange import ExchangeRecord
 from qproxy.edge.writer import BackgroundWriter, take_all, write_to_stderr
 
 FLUSH_S = 0.25
+BATCH = 32  # records, a twentieth of a millisecond
 MAX_WAITING = 50_000
+_PLAIN_TEXT = re.compile(r"[!#-~]{1,200}")
 
 
 class AccessLog:
     """Writes to `stderr` or appends to a file. What a destination does not take is lost; serving goes on."""
 
     def __init__(self, target: str) -> None:
+        self._records: list[ExchangeRecord] = []
         self._waiting: list[str] = []
         self._dropped = 0
         self._target = target
         self._writer = BackgroundWriter("qproxy-access-log", self._take, self._write)
 
     def record(self, record: ExchangeRecord) -> None:
-        if len(self._waiting) < MAX_WAITING:
-            self._waiting.append(access_line(record))
-        else:
-            self._dropped += 1
+        self._records.append(record)
+        if len(self._records) >= BATCH:
+            self._format()
 
     async def run(self) -> None:
         """Until cancelled; what is left is written by `close`."""
         while True:
             await anyio.sleep(FLUSH_S)
+            self._format()
             if self._waiting:
                 self._writer.wake()
 
     def flush(self) -> None:
         """Have written what waits. Blocks for half a second at most."""
+        self._format()
         self._writer.flush()
 
     def close(self) -> None:
         """Write what is left. Blocks for half a second at most."""
+        self._format()
         if self._waiting:
             self._writer.wake()
         self._writer.close()
+
+    def _format(self) -> None:
+        records, self._records = self._records, []
+        if len(self._waiting) + len(records) <= MAX_WAITING:
+            self._waiting.extend(map(access_line, records))
+        else:
+            self._dropped += len(records)
 
     def _take(self) -> str:
         dropped, self._dropped = self._dropped, 0
@@ -66,32 +79,23 @@ class AccessLog:
 
 def access_line(record: ExchangeRecord) -> str:
     """`key=value` pairs; times in milliseconds since the head was read, `-` where a phase was not reached."""
-    return " ".join(_pairs(record)) + "\n"
+    started, usage = record.started, record.usage
+    tokens = "-" if usage is None else f"{usage.prompt_tokens}+{usage.completion_tokens}"
+    error = f" error={record.error} phase={record.phase.name.lower()}" if record.error else ""
+    return (
+        f"id={record.request_id} peer={record.peer} {record.method or '-'} {_quoted(record.path)} "
+        f"status={record.status or '-'} upstream={record.upstream or '-'} account={record.account or '-'} "
+        f"attempts={record.attempts} model={_quoted(record.model)} up={'live' if record.cut_through else 'stored'} "
+        f"in={record.request_bytes} out={record.response_bytes} tokens={tokens} "
+        f"body_ms={_since(started, record.received)} first_ms={_since(started, record.answered)} "
+        f"total_ms={_since(started, record.ended)}{error}\n"
+    )
 
 
-def _pairs(record: ExchangeRecord) -> Iterable[str]:
-    yield f"id={record.request_id}"
-    yield f"peer={record.peer}"
-    yield f"{record.method or '-'} {_quoted(record.path)}"
-    yield f"status={record.status or '-'}"
-    yield f"upstream={record.upstream or '-'} account={record.account or '-'} attempts={record.attempts}"
-    yield f"model={_quoted(record.model)}"
-    yield f"up={'live' if record.cut_through else 'stored'}"
-    yield f"in={record.request_bytes} out={record.response_bytes}"
-    usage = record.usage
-    yield "tokens=-" if usage is None else f"tokens={usage.prompt_tokens}+{usage.completion_tokens}"
-    yield f"body_ms={_since(record, record.received)}"
-    yield f"first_ms={_since(record, record.answered)}"
-    yield f"total_ms={_since(record, record.ended)}"
-    if record.error:
-        yield f"error={record.error} phase={record.phase.name.lower()}"
-
-
-def _since(record: ExchangeRecord, moment: float) -> str:
-    return f"{(moment - record.started) * 1000:.1f}" if moment else "-"
+def _since(started: float, moment: float) -> str:
+    return f"{(moment - started) * 1000:.1f}" if moment else "-"
 
 
 def _quoted(text: str) -> str:
     """Text of the client's, so that it can neither break the line nor pass for another field."""
-    plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text
-    return (text if plain else ascii(text).replace(" ", "\\x20"))[:200] or "-"
+    return text if _PLAIN_TEXT.fullmatch(text) else ascii(text).replace(" ", "\\x20")[:200] if text else "-"

@@ -79,7 +79,7 @@ class Pool(httpcore.AsyncConnectionPool):
         """Raises httpcore's errors; PoolTimeout where the line was too long. The response must be closed."""
         wait_s = request.extensions.get("timeout", {}).get("pool")
         while True:
-            connection = await self._take(wait_s)
+            connection = self._take() or await self._wait_in_line(wait_s)
             try:
                 return await connection.handle_async_request(request)
             except httpcore.ConnectionNotAvailable:
@@ -137,7 +137,8 @@ class Pool(httpcore.AsyncConnectionPool):
 
     # --- assignment
 
-    async def _take(self, wait_s: float | None) -> UpstreamConnection:
+    def _take(self) -> UpstreamConnection | None:
+        """One that is free now; None where the line has to be joined."""
         now = self._runtime.now()
         while self._idle:
             connection, _ = self._idle.popitem()
@@ -145,9 +146,7 @@ class Pool(httpcore.AsyncConnectionPool):
                 return connection
             connection.discard()
             self._open.discard(connection)
-        if len(self._open) < self._capacity:
-            return self._new()
-        return await self._wait_in_line(wait_s)
+        return self._new() if len(self._open) < self._capacity else None
 
     def _new(self) -> UpstreamConnection:
         connection = self.create_connection(self.origin)

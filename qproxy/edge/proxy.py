@@ -9,7 +9,7 @@ from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.http1 import RequestHead
 from qproxy.core.local import LocalRequest, options_answer
 from qproxy.core.route import ForwardEndpoint, LocalEndpoint, Route
-from qproxy.edge.admission import Place
+from qproxy.edge.admission import Client, Place
 from qproxy.edge.delivery import deliver
 from qproxy.edge.intake import prepare
 from qproxy.edge.keepalive import KeepAlive
@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 async def serve_exchange(connection: Connection, head: RequestHead, exchange: Exchange, services: Services) -> None:
     """From a request head to a settled answer. Raises QProxyError where it failed, before or after the commit."""
-    if is_preflight(head.method, head):
-        connection.answer(services.gate.preflight(head), exchange)
-        return
     if head.method == b"OPTIONS":
-        services.gate.check(head, needs_key=False)
-        connection.answer(options_answer(services.routes.allow(head.path)), exchange)
+        _answer_options(connection, head, exchange, services)
         return
     route = services.routes.match(head.method, head.path)
     client = None
@@ -43,6 +39,16 @@ async def serve_exchange(connection: Connection, head: RequestHead, exchange: Ex
         await _answer_locally(connection, head, exchange, services, route)
         return
     services.drain.check_open()
+    if services.admission is None and not services.timeouts.total_s:
+        await _forward(connection, head, exchange, services, route, None)
+    else:
+        await _forward_within_limits(connection, head, exchange, services, route, client)
+
+
+async def _forward_within_limits(
+    connection: Connection, head: RequestHead, exchange: Exchange, services: Services, route: Route, client: Client
+) -> None:
+    assert isinstance(route.endpoint, ForwardEndpoint)
     with total_clock(connection, services.timeouts.total_s, services.runtime):
         if services.admission is None:
             await _forward(connection, head, exchange, services, route, None)
@@ -81,6 +87,14 @@ def _keep_alive(
     if outgoing.is_plain or head.http_10 or not every_s:
         return None
     return KeepAlive(connection, exchange, services.runtime, every_s)
+
+
+def _answer_options(connection: Connection, head: RequestHead, exchange: Exchange, services: Services) -> None:
+    if is_preflight(head.method, head):
+        connection.answer(services.gate.preflight(head), exchange)
+        return
+    services.gate.check(head, needs_key=False)
+    connection.answer(options_answer(services.routes.allow(head.path)), exchange)
 
 
 async def _answer_locally(

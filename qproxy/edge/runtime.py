@@ -17,6 +17,7 @@ import anyio
 import sniffio
 
 from qproxy.core.splice import Buffer
+from qproxy.edge.outbox import Outbox
 
 Result = TypeVar("Result")
 Args = TypeVarTuple("Args")
@@ -70,6 +71,9 @@ class Runtime(Protocol):
 
     def spot(self) -> Spot: ...
 
+    @property
+    def outbox(self) -> Outbox: ...
+
     async def attach(self, sock: socket.socket, receiver: Receiver) -> None:
         """Let the bytes of a connected, non-blocking socket arrive at `receiver`, which owns the socket from here."""
         ...
@@ -103,6 +107,7 @@ class AsyncioRuntime:
         self._loop = loop
         self.now = time.monotonic  # uvloop's own time stands still while callbacks run, and counts milliseconds
         self.call_later: Callable[[float, Callable[[], None]], Timer] = loop.call_later
+        self.outbox = Outbox(loop.call_soon)
 
     def spot(self) -> Spot:
         return _FutureSpot(self._loop)

@@ -22,6 +22,7 @@ import anyio
 import trio
 
 from qproxy.core.splice import Buffer
+from qproxy.edge.outbox import Outbox
 
 if TYPE_CHECKING:  # the runtime imports this module
     from qproxy.edge.runtime import Receiver, Spot, Timer
@@ -277,6 +278,7 @@ class TrioRuntime:
         self._tasks = tasks
         self._timers = _Timers()
         self.call_later = self._timers.call_later
+        self.outbox = Outbox(lambda call: self.call_later(0.0, call))
         self.now = trio.current_time
         tasks.start_soon(self._timers.run)
 

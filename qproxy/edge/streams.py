@@ -40,6 +40,10 @@ bodies pass four times as fast as with asyncio's 64 KiB."""
 ANSWER_HIGH_BYTES = 64 * 1024
 """The same towards a client: with the read that goes over it, a reader that is stuck costs less than 512 KiB."""
 
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # made once: flags of an enum are slow to combine
+
+GATHERED_BYTES = 16 * 1024
+"""What a stream holds back in one turn of the loop, so that it leaves in one write with that of others (`Outbox`)."""
 
 LATE_S = 0.1
 """A timer that rings so much later than it should rings in a process that was stopped, or starved."""
@@ -62,6 +66,9 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._high_bytes = high_bytes
         self._spot = runtime.spot()
         self._transport: Transport | None = None
+        self._outbox = runtime.outbox
+        self._gathered: list[Buffer] = []  # short writes that wait for the end of this turn of the loop
+        self._gathered_bytes = 0
         self._tls: TlsLayer | None = None
         self._buffer = b""
         self._pump: Pump | None = None
@@ -179,7 +186,9 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     @property
     def unsent_bytes(self) -> int:
         """Bytes that were put and that the kernel has not taken yet."""
-        return self._transport.get_write_buffer_size() if self._transport is not None and not self._lost else 0
+        if self._transport is None or self._lost:
+            return 0
+        return self._transport.get_write_buffer_size() + self._gathered_bytes
 
     def take(self, size: int) -> bytes:
         """The first `size` bytes of the buffer."""
@@ -316,8 +325,27 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._write(data)
 
     def _write(self, data: Buffer) -> None:
-        if data and not self._closing and self._transport is not None:
-            self._transport.write(data)
+        if not data or self._closing or self._writing_ended or self._transport is None:
+            return
+        outbox = self._outbox
+        if outbox.gathers and self._gathered_bytes + len(data) <= GATHERED_BYTES:
+            if not self._gathered:
+                outbox.add(self)
+            self._gathered.append(data)
+            self._gathered_bytes += len(data)
+            return
+        if self._gathered:
+            self.send_gathered()
+        self._transport.write(data)
+        if not outbox.gathers:
+            outbox.pass_by()
+
+    def send_gathered(self) -> None:
+        """Write what was held back until the end of this turn of the loop (`Outbox`)."""
+        gathered, self._gathered = self._gathered, []
+        self._gathered_bytes = 0
+        if gathered and self._transport is not None:
+            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     async def drain(self) -> None:
         """Wait until the peer has taken enough. Raises StreamLost where it never will."""
@@ -329,6 +357,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     async def flush(self) -> None:
         """Wait until the kernel has taken everything: the last thing before an end. Raises StreamLost."""
         self.stop_clock()
+        self.send_gathered()
         if self._transport is not None and not self._closing:
             self._transport.set_write_buffer_limits(0, 0)
         await self.drain()
@@ -337,6 +366,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         """Half-close: the peer sees the end, and may still speak."""
         if not self._closing and not self._writing_ended and self._transport is not None:
             self._writing_ended = True
+            self.send_gathered()
             try:
                 self._transport.write_eof()
             except OSError:
@@ -348,6 +378,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             return
         if self._tls is not None and not self._writing_ended:
             self._write(self._tls.goodbye())
+        self.send_gathered()
         self._closing = True
         assert self._transport is not None
         if self._transport.get_write_buffer_size():
@@ -355,8 +386,9 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what was queued is lost."""
+        """Close at once; what the kernel does not take at once is lost."""
         if not self._lost and self._transport is not None:
+            self.send_gathered()
             self._closing = self._broken = True
             self._transport.abort()
 
@@ -535,7 +567,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         if self._eof or self._closing or self._buffer:
             return True
         try:
-            waiting = self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            waiting = self._sock.recv(1, _LOOK)
         except BlockingIOError:
             return False
         except OSError as exc:

@@ -14,7 +14,7 @@ from qproxy.core.http1 import RequestHead
 from qproxy.core.limits import BYTES_PER_TOKEN, Limits, Timeouts
 from qproxy.core.models import Choice
 from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
-from qproxy.core.patience import Patience, RequestKind
+from qproxy.core.patience import Patience
 from qproxy.core.upstream import BaseUrl, Credential, Upstream
 from qproxy.edge.connect import NameNotFound, NetworkBackend, NoDescriptors, TlsFailed, is_shortage
 from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
@@ -47,10 +47,6 @@ class Outgoing:
     whole: Callable[[], Awaitable[KnownBody]] | None = None  # a live body as one that can be sent again
     again: Callable[[Choice], Awaitable[Outgoing]] | None = None  # the same request for another place
     is_pinned: bool = False  # the client named its upstream or its account
-
-    @property
-    def kind(self) -> RequestKind:
-        return RequestKind(self.upstream, self.model, self.is_plain)
 
     @property
     def is_repeatable(self) -> bool:
@@ -88,7 +84,12 @@ class Upstreams:
         self._upstreams = upstreams
         self._runtime = runtime
         self._limits = limits
-        self._timeouts = timeouts
+        self._clocks = {
+            "pool": timeouts.pool_wait_s,
+            "connect": timeouts.connect_s,
+            "tls": timeouts.tls_s,
+            "write": timeouts.upload_s,
+        }
         self._make_ssl_context = make_ssl_context
         self._ssl_context: ssl.SSLContext | None = None
         self._user_agent = user_agent.encode()
@@ -100,13 +101,13 @@ class Upstreams:
     async def send(self, outgoing: Outgoing, credential: Credential, attempt: Attempt) -> UpstreamResponse:
         """The response, its body still to be read; it must be closed. Raises QProxyError."""
         face, pool = self._line(outgoing.upstream, credential)
-        client, kind = outgoing.client, outgoing.kind
-        first_byte_s = self._patience.first_byte_s(kind, outgoing.body_bytes)
+        client = outgoing.client
+        first_byte_s = self._patience.first_byte_s(outgoing, outgoing.body_bytes)
         request = _request(client.method, pool.url, outgoing.body)
         request.extensions = {
             "head": face.head(client.method, outgoing.path, client.query, client, outgoing.framing()),
             "attempt": attempt,
-            "timeout": self._clocks(first_byte_s),
+            "timeout": {**self._clocks, "read": first_byte_s},
         }
         try:
             response = await pool.handle_async_request(request)
@@ -115,7 +116,7 @@ class Upstreams:
         except _FAILURES as exc:
             raise _translated(exc) from exc
         if response.status == 200 and attempt.uploaded:
-            self._patience.learn(kind, outgoing.body_bytes, self._runtime.now() - attempt.uploaded)
+            self._patience.learn(outgoing, outgoing.body_bytes, self._runtime.now() - attempt.uploaded)
         return response
 
     async def list_models(self, upstream_name: str, credential: Credential) -> bytes:
@@ -194,16 +195,6 @@ class Upstreams:
                     raise _translated(NoDescriptors(str(exc))) from exc
                 raise
         return self._ssl_context
-
-    def _clocks(self, first_byte_s: float) -> dict[str, float]:
-        timeouts = self._timeouts
-        return {
-            "pool": timeouts.pool_wait_s,
-            "connect": timeouts.connect_s,
-            "tls": timeouts.tls_s,
-            "write": timeouts.upload_s,
-            "read": first_byte_s,
-        }
 
 
 def _base_of(upstream: Upstream, credential: Credential) -> BaseUrl:

@@ -22,6 +22,7 @@ from qproxy.core.framing import (
     Walker,
 )
 from qproxy.core.replay import ReplayBuffer
+from qproxy.edge import outbox
 from qproxy.edge.pump import Pump
 from qproxy.edge.runtime import Runtime, current_runtime
 from qproxy.edge.streams import UNREAD_BYTES, Stream, StreamLost, StreamTimeout, open_stream
@@ -41,6 +42,14 @@ HELD = 3 * 1024 * 1024
 """What may be on its way while nobody reads: the buffers of two sockets and of a stream; far below the offer."""
 SOON = 0.06
 NEVER = 60.0
+
+
+@pytest.fixture(params=["at once", "gathered"], autouse=True)
+def sending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short writes leave at once, or at the end of the loop's turn: nobody else may notice."""
+    if request.param == "gathered":
+        monkeypatch.setattr(outbox, "TRIED_EVERY", 1)
+        monkeypatch.setattr(outbox, "CROWD", 1)
 
 
 class Pairs:
