@@ -1,10 +1,10 @@
-"""The two charts of a run."""
+"""The charts of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bench.figures import BY_NAME
+from bench.figures import BY_NAME, CONTEXT_SIZES, LONG_CONTEXT
 from bench.results import DIRECT, QPROXY, Run
 from bench.rivals import GATEWAYS, LABELS, RELAYS
 from bench.svg import PALETTE, Panel, line_chart, panel_chart
@@ -69,6 +69,20 @@ def _panel(name: str, run: Run) -> Panel | None:
     best_first = sorted(values, key=lambda subject: values[subject], reverse=figure.better == "higher")
     missing = [subject for subject in summaries if subject not in values]
     return Panel(*PANELS[name], {LABELS.get(subject, subject): values.get(subject) for subject in best_first + missing})
+
+
+def long_context_chart(run: Run) -> str:
+    """What a proxy adds to the first token of a stream, over the tokens of the prompt. Empty where there is nothing to
+    show."""
+    lines: dict[str, dict[str, float]] = {}
+    for name in _subjects(run):
+        summaries = {size: run.summary(name, LONG_CONTEXT, f"added_first_ms@{size}") for size in CONTEXT_SIZES}
+        points = {size: summary.median for size, summary in summaries.items() if summary and summary.median > 0}
+        if points:
+            lines[LABELS.get(name, name)] = points
+    title = "Added to the first token, by length of the prompt"
+    subtitle = "tokens of four bytes each, median of pairs, one request at a time, lower is better, logarithmic"
+    return line_chart(title, subtitle, lines) if lines else ""
 
 
 def added_latency_chart(run: Run) -> str:

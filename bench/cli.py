@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import charts, tables
+from bench import charts, lag, tables
 from bench.compare import compare, worsened
 from bench.context import FULL, QUICK
 from bench.goals import judge
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     profile.set_defaults(action=profile_command)
     soak.add_options(commands.add_parser("soak", parents=[built], help="faults at random, and what they did"), BACKENDS)
     slow.add_options(commands.add_parser("slow", parents=[built], help="one client beside 1,000 slow ones"), BACKENDS)
+    lag.add_options(commands.add_parser("lag", help="the event loop while tokens are counted beside it"), BACKENDS)
     install = commands.add_parser("install", parents=[built], help="fetch rivals")
     install.add_argument("names", nargs="+", choices=("all", *RIVALS))
     install.set_defaults(action=install_command)
@@ -72,13 +73,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_options(run: argparse.ArgumentParser) -> None:
     what = run.add_argument_group("what to measure")
-    names, scenarios = _names_of(tuple(RIVALS)), _names_of(tuple(SCENARIOS))
+    names, scenarios = names_of(tuple(RIVALS)), names_of(tuple(SCENARIOS))
     what.add_argument("--against", type=names, default=(), metavar="NAME,...", help=f"all, or {', '.join(RIVALS)}")
     what.add_argument("--scenarios", type=scenarios, default=tuple(SCENARIOS), metavar="T1,...", help="default: all")
     what.add_argument("--quick", action="store_true", help="short: shows that everything works, its times say little")
     what.add_argument("--rounds", type=int, metavar="N", help=f"default: {FULL.rounds}, quick {QUICK.rounds}")
     own = run.add_argument_group("forms of qproxy; the first loop and the first count are judged")
-    own.add_argument("--backend", type=_names_of(BACKENDS), default=BACKENDS[:1], metavar="LOOP,...")
+    own.add_argument("--backend", type=names_of(BACKENDS), default=BACKENDS[:1], metavar="LOOP,...")
     own.add_argument("--workers", type=_numbers, default=(1,), metavar="N,...")
     own.add_argument(
         "--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,...",
@@ -96,7 +97,7 @@ def _folder(text: str) -> Path:
     return Path(text).absolute()
 
 
-def _names_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+def names_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """An argument type: names separated by commas, or `all`."""
 
     def names(text: str) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class Effort:
     stuck_readers: int
     pairs: int  # of short windows with and without watching
     start_s: float = 3.0  # over which held streams are opened
+    long_links: int = 3  # requests of each kind over a long link
 
 
 FULL = Effort(
@@ -47,7 +48,7 @@ FULL = Effort(
 )  # fmt: skip
 QUICK = Effort(
     rounds=1, seconds=0.2, warmup_s=0.1, latency_count=200, uploads=1, repeats=1, paced_chunks=25,
-    held=(0, 200), open_streams=(500,), idle_connections=500, stuck_readers=10, pairs=1, start_s=0.5,
+    held=(0, 200), open_streams=(500,), idle_connections=500, stuck_readers=10, pairs=1, start_s=0.5, long_links=1,
 )  # fmt: skip
 
 

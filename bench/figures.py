@@ -10,6 +10,10 @@ Better = Literal["lower", "higher"]
 CALM = 0.1
 LATENCY = 0.25
 TAIL = 1.0
+# Of a latency over that of the direct requests between the proxied ones.
+PAIRED = 0.15
+LONG_CONTEXT = "LC"
+CONTEXT_SIZES = ("1k", "8k", "32k", "128k", "256k", "1M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,27 @@ class Figure:
     def name(self) -> str:
         """Unique over all scenarios; the name in files of ratios."""
         return f"{self.scenario} {self.key}"
+
+
+def _of_long_contexts() -> tuple[Figure, ...]:
+    """What `bench/long_context.py` measures at each length of a prompt, in tokens."""
+
+    def rows(size: str) -> tuple[Figure, ...]:
+        lc = LONG_CONTEXT
+        return (
+            Figure(lc, f"direct_first_ms@{size}", f"{size} tokens: direct first token, ms", "lower", 3, judged=False),
+            Figure(lc, f"first_ms@{size}", "… proxied, ms", "lower", 3, tolerance=PAIRED, judged=False),
+            Figure(lc, f"added_first_ms@{size}", "… added, ms", "lower", 3, tolerance=LATENCY),
+            Figure(lc, f"direct_whole_ms@{size}", "… direct plain answer, ms", "lower", 3, judged=False),
+            Figure(lc, f"whole_ms@{size}", "… proxied, ms", "lower", 3, tolerance=PAIRED, judged=False),
+            Figure(lc, f"added_whole_ms@{size}", "… added, ms", "lower", 3, tolerance=LATENCY),
+            Figure(lc, f"added_chunk_ms@{size}", "… each chunk later by, ms", "lower", 3, judged=False),
+            Figure(lc, f"stream_cpu_us@{size}", "… CPU per streamed request, µs", "lower", 0),
+            Figure(lc, f"plain_cpu_us@{size}", "… CPU per plain request, µs", "lower", 0),
+            Figure(lc, f"peak_mb@{size}", "… peak memory, MB", "lower", 1),
+        )
+
+    return tuple(row for size in CONTEXT_SIZES for row in rows(size))
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -81,5 +106,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure("T7", "added_ms_after", "one request afterwards, ms", "lower", 3, tolerance=LATENCY),
     Figure("T8", "watched@T1", "CPU per request, watching on / off, x", "lower", 3, judged=False),
     Figure("T8", "watched@T4", "CPU per paced chunk, watching on / off, x", "lower", 3, judged=False),
+    Figure("T9", "direct_new_ms", "600 KB over 200 ms, 50 Mbit/s: direct, new, ms", "lower", 0, judged=False),
+    Figure("T9", "direct_kept_ms", "… direct, connection kept, ms", "lower", 0, judged=False),
+    Figure("T9", "new_ms", "… proxied, new connection upwards, ms", "lower", 0, judged=False),
+    Figure("T9", "spare_ms", "… proxied, opened ahead, ms", "lower", 0, judged=False),
+    Figure("T9", "kept_ms", "… proxied, kept, ms", "lower", 0, judged=False),
+    Figure("T9", "kept_over_direct", "… kept, proxied / direct, x", "lower", 3, judged=False),
+    *_of_long_contexts(),
 )
 BY_NAME: dict[str, Figure] = {figure.name: figure for figure in FIGURES}

@@ -53,6 +53,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("trio: T4 CPU against the first loop", "at most", 3.0, 2.0, ratio="T4 cpu_us_per_chunk: trio / first loop"),
     Goal("watching: T1 CPU on / off, x", "at most", 1.05, 1.02, figure="T8 watched@T1"),
     Goal("watching: T4 CPU on / off, x", "at most", 1.05, 1.02, figure="T8 watched@T4"),
+    Goal("T9 long link, kept: proxied / direct, x", "at most", 1.1, 1.03, figure="T9 kept_over_direct"),
     Goal("T1 mock and load client, each ahead by, x", "at least", 3.0, 5.0, figure="T1 tools_lead@64"),
     Goal("T3 mock and load client, each ahead by, x", "at least", 3.0, 5.0, figure="T3 tools_lead@burst"),
 )

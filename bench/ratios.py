@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import BY_NAME, CALM, FIGURES, Better
+from bench.figures import BY_NAME, CALM, CONTEXT_SIZES, FIGURES, LONG_CONTEXT, Better
 from bench.results import DIRECT, QPROXY, Run, Summary
 
 BASELINE_SCHEMA = 2
@@ -53,6 +53,12 @@ def _trio(name: str, scenario: str, key: str) -> OwnRatio:
     return OwnRatio(name, "lower", (f"{QPROXY}@trio", scenario, key), (QPROXY, scenario, key))
 
 
+def _proxied(title: str, key: str, size: str) -> OwnRatio:
+    """A latency over that of the direct requests of the same moments."""
+    name = f"{LONG_CONTEXT} {title}, {size}: proxied / direct"
+    return _own(name, LONG_CONTEXT, f"{key}@{size}", f"direct_{key}@{size}")
+
+
 OWN_RATIOS: tuple[OwnRatio, ...] = (
     _own("T1 cpu_us: 64 / 1 connection", "T1", "cpu_us@64", "cpu_us@1"),
     _own("T1 cpu_us: 1000 / 1 connection", "T1", "cpu_us@1000", "cpu_us@1"),
@@ -62,6 +68,8 @@ OWN_RATIOS: tuple[OwnRatio, ...] = (
     _own("T7 added_ms: after / before", "T7", "added_ms_after", "added_ms_before"),
     _trio("T1 cpu_us@64: trio / first loop", "T1", "cpu_us@64"),
     _trio("T4 cpu_us_per_chunk: trio / first loop", "T4", "cpu_us_per_chunk"),
+    *(_proxied("first token", "first_ms", size) for size in CONTEXT_SIZES),
+    *(_proxied("plain answer", "whole_ms", size) for size in CONTEXT_SIZES),
 )
 
 

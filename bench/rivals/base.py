@@ -71,7 +71,7 @@ class Packages(Protocol):
 @dataclass(frozen=True, slots=True)
 class Rival:
     """One line of the table. `workers` is the number of cores it is meant to use; `unwatched` the same rival with its
-    logs and counters off, where the bench asks what they cost."""
+    logs and counters off, where the bench asks what they cost; `warmed` the same with connections opened ahead."""
 
     name: str
     about: str
@@ -79,3 +79,4 @@ class Rival:
     command: Callable[[Site], Command]
     workers: int = 1
     unwatched: Rival | None = None
+    warmed: Rival | None = None

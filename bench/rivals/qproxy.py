@@ -20,6 +20,9 @@ max_connections = 8000
 """
 # All that watches exchanges and can be left out: whatever comes to it in qproxy comes to it here.
 UNWATCHED = {"QPROXY_ACCESS_LOG": "off"}
+WARM_IDLE_S = 1.0
+# A connection that has served comes before one that was opened ahead; after so long only the latter is left.
+WARM = f"warm = 1\nkeepalive_s = {WARM_IDLE_S}\n"
 RUN_CLI = "from qproxy.cli import main; main()"
 
 
@@ -41,9 +44,10 @@ class ThisRepository:
         return f"qproxy {qproxy.__version__}"
 
 
-def serve_argv(site: Site, backend: str, workers: int = 1) -> tuple[str, ...]:
-    """The arguments of the command line, from `serve` on; the upstream stands in a settings file."""
-    settings = site.write("qproxy.toml", SETTINGS.format(url=site.upstream_url))
+def serve_argv(site: Site, backend: str, workers: int = 1, more: str = "") -> tuple[str, ...]:
+    """The arguments of the command line, from `serve` on; the upstream stands in a settings file, with `more` lines in
+    its table."""
+    settings = site.write("qproxy.toml", SETTINGS.format(url=site.upstream_url) + more)
     argv = (
         "serve", "--host", "127.0.0.1", "--port", str(site.port), "--config", str(settings), "--backend", backend,
     )  # fmt: skip
@@ -61,17 +65,20 @@ def serve_env(site: Site, extra: Mapping[str, str] | None = None) -> dict[str, s
     }
 
 
-def qproxy(backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[str, str] | None = None) -> Rival:
-    """qproxy on one loop, with one number of workers and further environment variables."""
+def qproxy(
+    backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[str, str] | None = None, more: str = ""
+) -> Rival:
+    """qproxy on one loop, with one number of workers, further environment variables and lines about its upstream."""
 
     def command(site: Site) -> Command:
-        argv = (sys.executable, "-c", RUN_CLI, *serve_argv(site, backend, workers))
+        argv = (sys.executable, "-c", RUN_CLI, *serve_argv(site, backend, workers, more))
         return Command(argv, serve_env(site, extra))
 
     return Rival(name, f"{backend}, {workers} worker(s)", ThisRepository(), command, workers)
 
 
 def judged_qproxy(backend: str, workers: int) -> Rival:
-    """With its form without watching beside it."""
+    """With its form without watching beside it, and the one that opens connections ahead."""
     unwatched = qproxy(backend, name=f"{NAME}@unwatched", workers=workers, extra=UNWATCHED)
-    return replace(qproxy(backend, workers=workers), unwatched=unwatched)
+    warmed = qproxy(backend, name=f"{NAME}@warm", workers=workers, more=WARM)
+    return replace(qproxy(backend, workers=workers), unwatched=unwatched, warmed=warmed)

@@ -11,8 +11,9 @@ from bench.scenarios.t5_memory import MemoryUse
 from bench.scenarios.t6_held import HeldStreams
 from bench.scenarios.t7_churn import Churn
 from bench.scenarios.t8_watching import Watching
+from bench.scenarios.t9_link import LongLink
 
 _ALL: tuple[Scenario, ...] = (
-    SmallRequests(), AddedLatency(), FlatOut(), Paced(), MemoryUse(), HeldStreams(), Churn(), Watching(),
+    SmallRequests(), AddedLatency(), FlatOut(), Paced(), MemoryUse(), HeldStreams(), Churn(), Watching(), LongLink(),
 )  # fmt: skip
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}

@@ -157,8 +157,9 @@ class Subject:
 
     def look(self) -> Look:
         """Reads /proc."""
-        opened = descriptors_of(self.server.pids())
-        ports = connections_among(opened)
+        pids = self.server.pids()
+        ports = connections_among(descriptors_of(pids))
+        opened = descriptors_of(pids)  # read behind the connections: what was closed in between counts for neither
         upstream_ports = {each.port for each in self._upstreams}
         down = sum(local == self.port for local, _ in ports)
         up = sum(remote in upstream_ports for _, remote in ports)

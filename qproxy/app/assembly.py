@@ -16,7 +16,8 @@ import anyio.abc
 from qproxy.app.clients import USER_AGENT, login_server_of, new_ssl_context
 from qproxy.app.health import Health
 from qproxy.app.logins import login_store
-from qproxy.config import Settings
+from qproxy.app.prompts import Prompts
+from qproxy.config import Settings, UpstreamSettings
 from qproxy.core.account import AccountBook, AccountKind
 from qproxy.core.admit import Gate
 from qproxy.core.breaker import Breaker, NeverOpen
@@ -25,30 +26,38 @@ from qproxy.core.fallback import Fallbacks
 from qproxy.core.known_heads import KnownHeads
 from qproxy.core.local import LocalServices
 from qproxy.core.models import ModelRouter
+from qproxy.core.replay import ReplayBudget
 from qproxy.core.rotation import POLICIES
 from qproxy.core.route import RouteTable
+from qproxy.core.token_ratio import TokenRatios
 from qproxy.core.upstream import Upstream
+from qproxy.core.windows import WindowTable
 from qproxy.edge.accounts import Accounts
 from qproxy.edge.activity import Activity
 from qproxy.edge.admission import admission_for
+from qproxy.edge.afterwards import Afterwards
 from qproxy.edge.attempts import Attempts
 from qproxy.edge.connection import Connection
 from qproxy.edge.credentials import StaticKey
 from qproxy.edge.diagnosis import AccountDiagnosis
 from qproxy.edge.drain import Drain
 from qproxy.edge.failover import Failover
+from qproxy.edge.learned_counts import LearnedCounts
 from qproxy.edge.ledger import Ledger
 from qproxy.edge.log import AccessLog
 from qproxy.edge.login_desk import LoginDesk
 from qproxy.edge.login_files import LoginFiles
 from qproxy.edge.logins import Logins
+from qproxy.edge.prompt_watch import PromptWatch
 from qproxy.edge.runtime import Runtime
 from qproxy.edge.services import Services
 from qproxy.edge.store import Store
 from qproxy.edge.streams import ANSWER_HIGH_BYTES, open_stream
+from qproxy.edge.token_counter import TokenCounter
 from qproxy.edge.token_renewal import RenewalSettings
 from qproxy.edge.tokens import KeeperSettings, TokenKeeper
 from qproxy.edge.upstreams import Upstreams
+from qproxy.edge.windows import LimitAnswers, WindowCheck
 from qproxy.endpoints import ENDPOINTS
 from qproxy.endpoints.catalogue import ModelCatalogue
 from qproxy.upstreams import PRESETS
@@ -68,9 +77,21 @@ class App:
         upstreams = {name: each.upstream for name, each in settings.upstreams.items()}
         policy = POLICIES[settings.rotation]
         book = AccountBook(
-            lambda _: policy(), default_account=settings.default_account, day_starts_s=settings.day_offset_s
+            lambda _: policy(),
+            default_account=settings.default_account,
+            day_starts_s=settings.day_offset_s,
+            places={name: each.max_per_account for name, each in upstreams.items() if each.max_per_account},
         )
         self.accounts = Accounts(book, time.time)
+        self.ratios = TokenRatios()
+        self.windows = WindowTable(settings.windows)
+        self.token_counter = TokenCounter(runtime)
+        self.afterwards = Afterwards(
+            self.ratios,
+            PromptWatch() if settings.cache_watch else None,
+            self.token_counter if settings.count_tokens else None,
+            now=runtime.now,
+        )
         self.activity = Activity()
         self.drain = Drain()
         self.login_server = login_server_of(settings, runtime)
@@ -82,17 +103,21 @@ class App:
             timeouts=settings.timeouts,
             make_ssl_context=new_ssl_context,
             user_agent=USER_AGENT,
+            ratios=self.ratios,
+            tasks=tasks,
         )
         ordered = _default_first(upstreams, settings.default_upstream)
         attempts = Attempts(
             self.accounts, self.upstreams, time.time, settings.timeouts.peek_s, retry_on_5xx=settings.retry_on_5xx
         )
         breakers = {name: Breaker() if settings.breaker else NeverOpen() for name in upstreams}
-        self.failover = Failover(attempts, Fallbacks(settings.fallbacks), breakers, runtime)
+        self.failover = Failover(
+            attempts, Fallbacks(settings.fallbacks), breakers, runtime, self._window_check(settings.window_check)
+        )
         self.catalogue = ModelCatalogue(ordered, attempts, clock=runtime.now)
         self.access_log = AccessLog(settings.access_log)
         self.store = Store(settings.state_dir) if settings.state_dir is not None else None
-        self.ledger = Ledger(self.store, self.accounts, time.time, settings.day_offset_s) if self.store else None
+        self.ledger = self._ledger(settings)
         self.services = Services(
             runtime=runtime,
             limits=settings.limits,
@@ -108,7 +133,7 @@ class App:
             admission=admission_for(
                 settings.limits,
                 settings.timeouts.queue_wait_s,
-                {name: upstream.max_exchanges for name, upstream in upstreams.items() if upstream.max_exchanges},
+                {name: places for name, each in settings.upstreams.items() if (places := _places_at(each))},
                 runtime,
             ),
             models=ModelRouter(
@@ -120,11 +145,19 @@ class App:
             ),
             accounts=self.accounts,
             failover=self.failover,
+            replays=ReplayBudget(settings.limits.replay_total_bytes),
+            limit_answers=LimitAnswers(self.windows, self.ratios),
+            output_caps=self.windows if settings.clamp_max_tokens else None,
+            cache_marked=frozenset(name for name, upstream in upstreams.items() if upstream.cache_markers),
+            afterwards=self.afterwards,
             local=LocalServices(
                 self.catalogue,
                 Health(ordered, self.accounts, self.failover, self.drain, runtime),
                 self._login_desk(settings),
                 self._diagnosis(settings),
+                Prompts(self.ratios, self.windows, self.afterwards.shares),
+                LearnedCounts(self.token_counter, self.ratios),
+                self.windows.window_of,
             ),
             activity=self.activity,
             drain=self.drain,
@@ -144,6 +177,16 @@ class App:
                 listener(settled)
 
         return record
+
+    def _window_check(self, mode: str) -> WindowCheck | None:
+        if mode == "off":
+            return None
+        return WindowCheck(self.windows, self.ratios, refuses=mode == "refuse")
+
+    def _ledger(self, settings: Settings) -> Ledger | None:
+        if self.store is None:
+            return None
+        return Ledger(self.store, self.accounts, self.ratios, time.time, settings.day_offset_s)
 
     def _login_desk(self, settings: Settings) -> LoginDesk:
         login = settings.login
@@ -190,6 +233,9 @@ class App:
             self._tasks.start_soon(self.logins.run)
         if self.ledger is not None:
             self.ledger.restore()
+        self.upstreams.warm_up()
+        if self.settings.count_tokens:
+            self.token_counter.warm()
         self._tasks.start_soon(self.access_log.run)
 
     @contextlib.asynccontextmanager
@@ -208,6 +254,8 @@ class App:
     async def close(self) -> None:
         """To be called when no connection is left. A login that is still being renewed may be lost by this."""
         self.logins.abandon()
+        self.afterwards.close()
+        self.token_counter.close()
         await self.upstreams.aclose()
         await self.login_server.aclose()
         self.access_log.close()
@@ -221,6 +269,14 @@ class App:
             await connection.serve()
         finally:
             self.drain.remove(connection)
+
+
+def _places_at(settings: UpstreamSettings) -> int:
+    """How many requests may be under way to an upstream, of which its accounts may each have a part; 0: no limit. How
+    many logins there are is not known here: where these are all busy, nobody waits."""
+    upstream = settings.upstream
+    accounts = 0 if upstream.base is None else max(1, len(settings.keys))
+    return min(filter(None, (upstream.max_exchanges, upstream.max_per_account * accounts)), default=0)
 
 
 def _default_first(upstreams: Mapping[str, Upstream], default: str | None) -> tuple[Upstream, ...]:

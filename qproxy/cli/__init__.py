@@ -13,12 +13,13 @@ from qproxy.cli.console import prepare_output, print_note
 from qproxy.cli.demo import demo
 from qproxy.cli.models import models
 from qproxy.cli.serve import serve
+from qproxy.cli.tokens import tokens
 from qproxy.config import ConfigError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-@click.group(commands=[serve, demo, models, check, auth, *ALIASES], context_settings={"max_content_width": 100})
+@click.group(commands=[serve, demo, models, tokens, check, auth, *ALIASES], context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="qproxy", message="%(prog)s %(version)s")
 def commands() -> None:
     """A low-level reverse proxy between any OpenAI client and a Qwen model."""

@@ -7,6 +7,7 @@ import importlib.util
 from qproxy.config import values
 from qproxy.config.login_options import LOGIN
 from qproxy.config.option import AnyOption, Option
+from qproxy.config.prompt_options import PROMPTS
 from qproxy.config.values import Secret
 from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.login_files import ACCOUNT_ID_RULE
@@ -217,6 +218,7 @@ BASIC: tuple[AnyOption, ...] = (
     RETRY_ON_5XX,
     BREAKER,
     STALL_MS,
+    *PROMPTS,
     *LOGIN,
 )
 
@@ -242,6 +244,8 @@ LIMITS: tuple[Option[int], ...] = (
     _limit("body_bytes", 1024 * _GIB, "Largest request body, in bytes."),
     _limit("upload_bytes", 1024 * _GIB, "Largest one that is no JSON: files, audio, images; 0: body_bytes.", minimum=0),
     _limit("inspect_bytes", _GIB, "Bodies up to this size are checked whole before anything is sent.", minimum=0),
+    _limit("replay_bytes", 1024 * _GIB, "Bodies up to here are kept while they go up, to be sent again.", minimum=0),
+    _limit("replay_total_bytes", 1024 * _GIB, "Most that is kept so at once; what comes then is sent once.", minimum=0),
     _limit("upstream_head_bytes", _GIB, "Largest head of an upstream's answer, in bytes."),
     _limit("upstream_head_lines", 100_000, "Most header lines of an upstream's answer."),
     _limit("max_connections", 10_000_000, "Most client connections; 0: from the descriptor limit.", minimum=0),

@@ -8,13 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qproxy.config import options
+from qproxy.config import options, prompt_options
 from qproxy.config.fallback import places, read_fallbacks
 from qproxy.config.keys import follow
 from qproxy.config.login import LoginSettings, path_of, read_login
 from qproxy.config.sources import Sources, read_sources, refusal, show
 from qproxy.config.upstreams import read_upstreams
 from qproxy.config.values import ConfigError, Secret
+from qproxy.config.windows import read_windows
 from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.oauth import is_loopback_host
 from qproxy.upstreams import KINDS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from qproxy.config.upstream_table import UpstreamSettings
     from qproxy.core.fallback import FallbackRule
+    from qproxy.core.windows import WindowRule
 
 DAY_S = 86_400
 STREAM_NOTICE = "STREAM has no effect: each request's own `stream` decides whether its answer is streamed."
@@ -37,6 +39,7 @@ class Settings:
     `[models]` in their order, `fallbacks` those of `[[fallback]]`. `access_log` is "off", "stderr" or an absolute path.
     `rotation` is one of `rotation.POLICIES`. Without a `state_dir` counts live in memory. `day_starts_at` is `HH:MM` or
     `HH:MM+HH:MM`. `breaker`: failing upstreams are left alone. `stall_ms` is 0 where the event loop is not watched.
+    `window_check` is "off", "warn" or "refuse"; `windows` are the rules of `[windows]`.
     `notices` are lines for people at start-up.
     """
 
@@ -63,6 +66,11 @@ class Settings:
     retry_on_5xx: bool
     breaker: bool
     stall_ms: int
+    window_check: str
+    clamp_max_tokens: bool
+    count_tokens: bool
+    cache_watch: bool
+    windows: tuple[WindowRule, ...]
     login: LoginSettings
     limits: Limits
     timeouts: Timeouts
@@ -127,6 +135,11 @@ def load(
         retry_on_5xx=sources.get(options.RETRY_ON_5XX),
         breaker=sources.get(options.BREAKER),
         stall_ms=sources.get(options.STALL_MS),
+        window_check=sources.get(prompt_options.WINDOW_CHECK),
+        clamp_max_tokens=sources.get(prompt_options.CLAMP_MAX_TOKENS),
+        count_tokens=sources.get(prompt_options.COUNT_TOKENS),
+        cache_watch=sources.get(prompt_options.CACHE_WATCH),
+        windows=read_windows(sources, upstreams),
         login=login,
         limits=Limits(**{option.name: sources.get(option) for option in options.LIMITS}),
         timeouts=Timeouts(**{option.name: sources.get(option) for option in options.TIMEOUTS}),

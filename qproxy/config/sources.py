@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "qproxy.toml"
+OWN_TABLES = ("upstreams", "models", "fallback", "windows")  # with readers of their own
 SHOWN_CHARACTERS = 100
 SECRET_IN_TEXT = re.compile(r"(?<=://)[^/@]*(?=@)|(?<=\?).+(?=')|\bsk-[!-&(-~]+")  # user:password, a query, a key
 
@@ -192,7 +193,7 @@ def _refuse_unknown_keys(sources: Sources) -> None:
     top_level = [option.name for option in in_file if not option.section]
     legacy = [name for option in in_file for name in option.private_legacy]
     refuse_unknown(
-        sources.table, (*top_level, *legacy, *sorted(sections), "upstreams", "models", "fallback"), sources.in_file
+        sources.table, (*top_level, *legacy, *sorted(sections), *OWN_TABLES), sources.in_file
     )
     for section in sections:
         known = (option.name for option in in_file if option.section == section)

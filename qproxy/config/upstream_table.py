@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from qproxy.upstreams.preset import Preset
 
+CACHE_HEADER = b"X-DashScope-CacheControl"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 5.6.2
 OWN_HEADERS = frozenset(
     {
@@ -72,7 +73,10 @@ class Draft:
     keys: tuple[Secret, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     max_connections: int = 8192
+    warm: int = 0
     max_exchanges: int = 0
+    max_per_account: int = 0
+    cache_markers: bool = False
 
     def settings(self) -> UpstreamSettings:
         """The finished upstream. Raises ConfigError where its key is missing, or is one too many."""
@@ -82,11 +86,19 @@ class Draft:
             raise ConfigError(f"{self.label} must have neither key nor url: the login brings both")
         upstream = replace(
             self.row.upstream(),
-            headers=self.headers,
+            headers=self._all_headers(),
             max_connections=self.max_connections,
+            warm=self.warm,
             max_exchanges=self.max_exchanges,
+            max_per_account=self.max_per_account,
+            cache_markers=self.cache_markers,
         )
         return UpstreamSettings(upstream, self.keys)
+
+    def _all_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Markers count only where a header says so (`qwen-wire.md` 3.3)."""
+        is_set = any(name.lower() == CACHE_HEADER.lower() for name, _ in self.headers)
+        return self.headers if is_set or not self.cache_markers else (*self.headers, (CACHE_HEADER, b"enable"))
 
     def refuse_pooled_plan(self) -> None:
         """Raises ConfigError where several keys of a plan would take turns."""
@@ -115,10 +127,16 @@ KEYS: Option[tuple[Secret, ...]] = Option("keys", values.secrets(), (), "Further
 FORWARD_USER_AGENT = Option("forward_user_agent", values.switch(), False, "Send the client's User-Agent on.")
 KEEPALIVE_S = Option("keepalive_s", values.seconds(DAY_S), GENERIC.keepalive_s, "How long a connection may lie idle.")
 MAX_CONNECTIONS = Option("max_connections", values.whole_number(1, 1_000_000), 8192, "Most connections.")
+WARM = Option("warm", values.whole_number(0, 100), 0, "Connections that are open ahead of the requests.")
 MAX_EXCHANGES = Option("max_exchanges", values.whole_number(0, 1_000_000), 0, "Most requests under way at once.")
+MAX_PER_ACCOUNT = Option("max_per_account", values.whole_number(0, 1_000_000), 0, "Most of them with each account.")
+CACHE_MARKERS = Option("cache_markers", values.switch(), False, "Mark what the upstream's prompt cache should keep.")
 DEFAULT_MODEL = Option("default_model", values.text("a model's name", values.model_name), "", "Default model.")
 HEADERS = "headers"
-TABLE_OPTIONS = (URL, PRESET, KEY, KEYS, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, MAX_EXCHANGES, DEFAULT_MODEL)
+TABLE_OPTIONS = (
+    URL, PRESET, KEY, KEYS, FORWARD_USER_AGENT, KEEPALIVE_S, MAX_CONNECTIONS, WARM, MAX_EXCHANGES, MAX_PER_ACCOUNT,
+    CACHE_MARKERS, DEFAULT_MODEL,
+)  # fmt: skip
 
 
 def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draft:
@@ -156,7 +174,10 @@ def read_table(sources: Sources, name: str, table: Mapping[str, object]) -> Draf
         or preset_key(sources, preset),
         _headers(table.get(HEADERS, {}), f"headers in {label}"),
         get(MAX_CONNECTIONS, MAX_CONNECTIONS.default),
+        get(WARM, WARM.default),
         get(MAX_EXCHANGES, MAX_EXCHANGES.default),
+        get(MAX_PER_ACCOUNT, MAX_PER_ACCOUNT.default),
+        get(CACHE_MARKERS, CACHE_MARKERS.default),
     )
 
 

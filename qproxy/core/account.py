@@ -26,7 +26,7 @@ from types import TracebackType
 from qproxy.core.classify import Outcome
 from qproxy.core.cooldown import WHOLE_ACCOUNT
 from qproxy.core.health import AccountKind, AccountView, CoolingView, Health, Standing, StateRow
-from qproxy.core.refusal import Unusable, refusal
+from qproxy.core.refusal import Unusable, all_busy, refusal
 from qproxy.core.rotation import DEFAULT_POLICY, POLICIES
 from qproxy.core.rotation.policy import Policy, Wish
 from qproxy.errors import DownstreamError
@@ -35,6 +35,9 @@ __all__ = [
     "WHOLE_ACCOUNT", "AccountBook", "AccountKind", "AccountView", "CoolingView", "Lease", "Standing", "StateRow",
     "Wish",
 ]  # fmt: skip
+
+
+_UNLIMITED = 1 << 62
 
 
 @dataclass(slots=True, eq=False)
@@ -54,12 +57,14 @@ class _Account:
 class _Group:
     """The accounts of one upstream. `active` can be leased, the default one first; `known` has the retired ones too.
 
-    `lone` is the only active account, where it can be used whatever its cool-downs. `turns` counts leases.
+    `lone` is the only active account, where it can be used whatever its cool-downs. Each account may have `places`
+    requests under way. `turns` counts leases.
     """
 
     upstream: str
     default_account: str
     policy: Policy
+    places: int
     known: dict[str, _Account] = field(default_factory=dict)
     active: Sequence[_Account] = ()
     lone: _Account | None = None
@@ -78,9 +83,12 @@ class _Group:
         usable = [account for account in asked if self._is_usable(account, wish, now_s)]
         if not usable:
             raise refusal([_unusable(account, wish.model, now_s) for account in asked])
+        free = [account for account in usable if account.in_flight < self.places or not wish.needs_place]
+        if not free:
+            raise all_busy()
         if len(asked) == 1:
-            return usable[0]
-        return self.policy.choose(usable, wish)
+            return free[0]
+        return self.policy.choose(free, wish)
 
     def _named(self, account_id: str) -> _Account:
         account = self.known.get(account_id)
@@ -154,8 +162,9 @@ class AccountBook:
     """The accounts of all upstreams of one server.
 
     `make_policy` is called once for the name of each upstream. `default_account` comes first where the order counts.
-    `day_starts_s` is when daily allowances are renewed, in seconds behind UTC midnight. `revision` grows whenever
-    `state_of` changes by more than the passing of time, so that a store need not compare.
+    `places` has the upstreams whose accounts may each have so many requests under way, and no others. `day_starts_s` is
+    when daily allowances are renewed, in seconds behind UTC midnight. `revision` grows whenever `state_of` changes by
+    more than the passing of time, so that a store need not compare.
     """
 
     def __init__(
@@ -164,8 +173,10 @@ class AccountBook:
         *,
         default_account: str = "default",
         day_starts_s: float = 0.0,
+        places: Mapping[str, int] | None = None,
     ) -> None:
         self._make_policy = make_policy
+        self._places = places or {}
         self._default_account = default_account
         self._day_starts_s = day_starts_s
         self._groups: dict[str, _Group] = {}
@@ -175,7 +186,8 @@ class AccountBook:
         """A new account is ready; a retired one that is still in use comes back as it was; others stay as they are."""
         group = self._groups.get(upstream)
         if group is None:
-            group = _Group(upstream, self._default_account, self._make_policy(upstream))
+            places = self._places.get(upstream, _UNLIMITED)
+            group = _Group(upstream, self._default_account, self._make_policy(upstream), places)
             self._groups[upstream] = group
         account = group.known.get(account_id)
         if account is None:
@@ -202,13 +214,14 @@ class AccountBook:
         """An account for one attempt; it must be given back.
 
         Raises AccountError: `all_accounts_limited`, with the wait until the first one is free again, or
-        `no_healthy_account`, where waiting does not help. Raises DownstreamError `unknown_account`.
+        `no_healthy_account`, where waiting does not help. Raises InternalError `overloaded` where those that could be
+        used have as many requests as they may have. Raises DownstreamError `unknown_account`.
         """
         group = self._groups.get(upstream)
         if group is None:
             raise refusal(())
         account = group.lone
-        if account is None or wish.tried or wish.account is not None:
+        if account is None or wish.tried or wish.account is not None or account.in_flight >= group.places:
             account = group.choose(wish, now_s)
         group.turns = account.last_turn = turn = group.turns + 1
         account.in_flight += 1

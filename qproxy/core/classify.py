@@ -14,11 +14,12 @@ from qproxy.core.causes import STATUS_OF, Cause, Scope, Window
 from qproxy.core.error_body import Said, hidden_in, said_in
 from qproxy.core.outcome_table import IN_BAND, Row, family, find_row
 from qproxy.core.retry_after import retry_after_s
+from qproxy.core.sse import last_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Cause", "Outcome", "Scope", "Window", "classify", "hidden_error"]
+__all__ = ["Cause", "Outcome", "Scope", "Window", "classify", "hidden_error", "late_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,15 @@ def hidden_error(first_event_payload: bytes) -> Outcome | None:
     one, which costs two substring searches. Never raises."""
     said = hidden_in(first_event_payload)
     return None if said is None else _outcome(said.status or IN_BAND, said, None)
+
+
+def late_error(tail: bytes) -> Outcome | None:
+    """The same for a stream that ends with `tail`: what the error is that stands among its last events. None for a
+    normal end, which costs two substring searches. Never raises."""
+    if tail.rfind(b"error") < 0 and tail.rfind(b'"code"') < 0:
+        return None
+    outcomes = map(hidden_error, last_events(tail))
+    return next((outcome for outcome in outcomes if outcome is not None), None)
 
 
 def _outcome(status: int, said: Said, asked_s: float | None) -> Outcome:

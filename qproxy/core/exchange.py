@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from qproxy.core.usage import Usage
 
+ERROR_IN_STREAM = "error_in_stream"
+"""The upstream ended its stream with an error of its own, which is the client's to see. No code of ours."""
+
 
 class Phase(IntEnum):
     """Where an exchange stands; the order is the only order."""
@@ -41,7 +44,7 @@ class ExchangeRecord(NamedTuple):
     `attempts` counts requests to upstreams, `account` is that of the last one. `cut_through`: the body went up while it
     arrived; else it was stored first. `usage` is what the upstream stated. Times are seconds on the monotonic clock,
     0.0 where the phase was not reached. `error` is a code of `errors.CATALOGUE`, "" for an exchange that ended
-    as it should, "client_closed" where the client left first.
+    as it should, "client_closed" where the client left first, or `ERROR_IN_STREAM`.
     """
 
     request_id: str
@@ -71,8 +74,8 @@ class Exchange:
 
     __slots__ = (
         "account", "answered", "attempt", "attempts", "cut_through", "endpoint", "error", "failed_in", "hides_errors",
-        "method", "model", "path", "peer", "phase", "received", "request_bytes", "request_id", "response_bytes",
-        "started", "status", "upstream", "usage",
+        "kept_bytes", "method", "model", "path", "peer", "phase", "received", "request_bytes", "request_id",
+        "response_bytes", "started", "status", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: bytes, peer: str, started: float) -> None:
@@ -90,6 +93,7 @@ class Exchange:
         self.failed_in: Phase | None = None
         self.phase = Phase.HEAD
         self.cut_through = False
+        self.kept_bytes = 0  # of its body, out of the `ReplayBudget`
         self.account = ""
         self.attempt: Attempt | None = None
         self.attempts = 0

@@ -47,6 +47,7 @@ _CODES = {
     "all_accounts_limited": frozenset({Trigger.QUOTA, Trigger.TOO_MANY}),
     "no_healthy_account": frozenset({Trigger.ACCOUNT}),
     "credentials_unavailable": frozenset({Trigger.ACCOUNT}),
+    "context_length_exceeded": frozenset({Trigger.CONTEXT}),
 }
 _LEFT_ALONE = frozenset({Trigger.CONNECT, Trigger.OVERLOADED})
 

@@ -25,7 +25,8 @@ HEAD_END = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
+# RFC 9110 5.6.3 allows tabs too; nginx takes them for a part of the value, and reads another length.
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,18}) *\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _INTERIM_LINE = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9][ \r]")
 # A response head in the shape that nearly all have: what matches has for h11 the fields that `_PLAIN_FIELD` finds.
@@ -248,7 +249,7 @@ def _check_codings(lowered: bytes, head: RequestHead, codings: int, lengths: int
     if head.http_10:
         raise DownstreamError("ambiguous_length", "HTTP/1.0 has no Transfer-Encoding.")
     start = lowered.index(b"\r\ntransfer-encoding:") + 20
-    value = lowered[start : lowered.index(b"\r\n", start)].strip(b" \t")
+    value = lowered[start : lowered.index(b"\r\n", start)].strip(b" ")  # as _CONTENT_LENGTH
     if codings > 1 or value != b"chunked":
         raise DownstreamError("unsupported_transfer_coding", "Only 'Transfer-Encoding: chunked' is understood, once.")
 
@@ -352,6 +353,11 @@ class ResponseHead:
     @property
     def is_stream(self) -> bool:
         return self.content_type.startswith(b"text/event-stream")
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether nobody but the client can read the body, although it was not to be compressed (`faults.md` U31)."""
+        return any(name.lower() == b"content-encoding" for name, _ in self.passed)
 
 
 def is_informational(raw: bytes) -> bool:

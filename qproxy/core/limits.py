@@ -19,6 +19,8 @@ class Limits:
     body_bytes: int = 64 * MIB
     upload_bytes: int = 0  # of bodies that are passed on and neither read nor kept; 0: body_bytes
     inspect_bytes: int = 256 * KIB  # bodies up to here are checked whole before anything is sent
+    replay_bytes: int = 64 * MIB  # longer ones are not kept while they go up, and sent once
+    replay_total_bytes: int = 512 * MIB
     upstream_head_bytes: int = 64 * KIB
     upstream_head_lines: int = 200
     max_connections: int = 0  # 0: taken from the descriptor limit at start

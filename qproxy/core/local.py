@@ -10,9 +10,10 @@ import orjson
 from qproxy.core.jsonscan import can_be_written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from qproxy.core.catalogue import ModelEntry
+    from qproxy.core.tokens import Counted, Shape
     from qproxy.errors import QProxyError
 
 CONTENT_TYPE_JSON = (b"content-type", b"application/json")
@@ -117,13 +118,72 @@ class Diagnosis(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RatioReport:
+    """What was learned of one model's tokens; 0.0 is not known. `tokens_per_count`: the upstream's for one of ours."""
+
+    model: str
+    bytes_per_token: float
+    requests: int
+    tokens_per_count: float
+    counts: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """What an upstream said that a model takes, in tokens; None where it did not say."""
+
+    upstream: str
+    model: str
+    window: int | None
+    output: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """How much of the prompts an upstream's cache had, since the start. `account` is masked."""
+
+    upstream: str
+    account: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    cached_share: float
+
+
+class PromptReports(Protocol):
+    """What is known of prompts."""
+
+    def ratios(self) -> Sequence[RatioReport]: ...
+
+    def limits(self) -> Sequence[LimitReport]: ...
+
+    def cache(self) -> Sequence[CacheReport]: ...
+
+
+class TokenCounting(Protocol):
+    """What prompts cost."""
+
+    async def count(
+        self, body: bytes, shape: Shape, model: str | None = None, *, may_want_ids: bool = False
+    ) -> Counted:
+        """The tokens of a request's body; `model` None: the one that the body names. `may_want_ids`: with their ids
+        where its `return_tokens` is true. Raises DownstreamError where it is not countable, InternalError where too
+        many wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class LocalServices:
-    """What local endpoints may ask for."""
+    """What local endpoints may ask for. `window_of` gives a model's context window in tokens, None: unknown."""
 
     catalogue: Catalogue
     health: HealthSource
     device_logins: DeviceLogins
     diagnosis: Diagnosis
+    prompts: PromptReports
+    tokens: TokenCounting
+    window_of: Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +247,7 @@ def hidden_error_answer(status: int, payload: bytes, code: str, request_id: byte
 
 def error_in_stream(status: int, payload: bytes, request_id: bytes) -> LocalAnswer:
     """An upstream's error as one line of JSON, for the event that takes its place in a stream that has begun."""
-    document = _first_document(payload)
+    document = first_document(payload)
     if not document:
         return foreign_error_answer(status, request_id)
     code = document.get("code")
@@ -197,7 +257,7 @@ def error_in_stream(status: int, payload: bytes, request_id: bytes) -> LocalAnsw
 
 def _said_error(payload: bytes, code: str) -> dict[str, object]:
     """OpenAI's error object; where the upstream sent one it is that, else one with its words."""
-    document = _first_document(payload)
+    document = first_document(payload)
     error = document.get("error")
     if isinstance(error, dict):
         return error
@@ -206,7 +266,7 @@ def _said_error(payload: bytes, code: str) -> dict[str, object]:
     return {"message": message, "type": "upstream_error", "param": None, "code": code or "upstream_error"}
 
 
-def _first_document(payload: bytes) -> dict[str, object]:
+def first_document(payload: bytes) -> dict[str, object]:
     """A body's, or that of the first event which has one."""
     for line in [payload, *payload.splitlines()]:
         text = line.removeprefix(b"data:").strip()

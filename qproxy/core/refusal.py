@@ -8,7 +8,7 @@ from math import ceil
 
 from qproxy.core.health import AccountKind, Standing
 from qproxy.core.oauth import FREE_TIER_ENDED
-from qproxy.errors import AccountError
+from qproxy.errors import AccountError, InternalError
 
 NO_ACCOUNT = "This upstream has no account. Log in with `qproxy auth login`, or configure a key."
 LOG_IN = "Log in again with `qproxy auth login`."
@@ -45,6 +45,12 @@ def refusal(accounts: Sequence[Unusable]) -> AccountError:
         f"No account can be used now ({_census(accounts)}). Try again in {retry_after_s} s.",
         retry_after_s=retry_after_s,
     )
+
+
+def all_busy() -> InternalError:
+    """Accounts could be used, and each has as many requests under way as it may have."""
+    message = "Every account that can be used has as many requests under way as it may have. Try again shortly."
+    return InternalError("overloaded", message, retry_after_s=1)
 
 
 def _census(accounts: Sequence[Unusable]) -> str:

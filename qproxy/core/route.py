@@ -68,7 +68,8 @@ class ForwardEndpoint:
 @dataclass(frozen=True, slots=True)
 class LocalEndpoint:
     """A path that this server answers itself. `answer` may raise QProxyError in place of answering. `needs_admin`: only
-    for whoever administers this server, whatever the client keys are.
+    for whoever administers this server, whatever the client keys are. `body_bytes` is the most that a body may be;
+    None: as much as one that is forwarded.
 
     What stands in place of a star is a name to look up, not a path: it may hold anything, `%2f` of `vendor%2fmodel`
     included, and is never forwarded.
@@ -80,9 +81,10 @@ class LocalEndpoint:
     needs_key: bool
     answer: Callable[[LocalRequest], Awaitable[LocalAnswer]]
     needs_admin: bool = False
+    body_bytes: int | None = LOCAL_BODY_BYTES
 
     def most_body_bytes(self, limits: Limits) -> int:
-        return min(LOCAL_BODY_BYTES, limits.body_bytes)
+        return limits.body_bytes if self.body_bytes is None else min(self.body_bytes, limits.body_bytes)
 
 
 Endpoint = ForwardEndpoint | LocalEndpoint

@@ -5,10 +5,11 @@ tail are looked at, and a whole parse is the exception: it holds the interpreter
 
 Repeated keys. In a checked body a second top-level `model` or `stream`, in whatever spelling, is an error. In a longer
 one the tail is searched first: what is found there is the last one, and the last one counts for the parsers of the
-known servers (Python's json, pydantic, Go, Jackson, nlohmann). What is found in the head was not met in the tail; a
-second one in the middle is not looked for, since that would make every request pay by its length to save a client
-from its own mistake: the upstream judges the rest. Where a client key restricts models, the caller passes the size of
-the body as `inspect_bytes`, and nothing stays unseen.
+known servers (Python's json, pydantic, Go, Jackson, nlohmann). What is found in the head was not met in the tail; of a
+body that goes up while it arrives the tail is seen last, and another model there is an error. A second one in the
+middle is not looked for, since that would make every request pay by its length to save a client from its own mistake:
+the upstream judges the rest. Where a client key restricts models, the caller passes the size of the body as
+`inspect_bytes`, and nothing stays unseen.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from qproxy.core.limits import KIB
 from qproxy.errors import DownstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 WINDOW_BYTES = 64 * KIB
 COPIED_BYTES = 16 * KIB  # of an edited piece, parts up to here are copied, longer ones are views
@@ -83,7 +84,14 @@ class IncludeUsage:
     """
 
 
-Edit: TypeAlias = Rename | DefaultModel | IncludeUsage
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """Changes whose places in this body are known already; they overlap no other edit."""
+
+    patches: tuple[Patch, ...]
+
+
+Edit: TypeAlias = Rename | DefaultModel | IncludeUsage | Patches
 
 
 def examine(pieces: Sequence[bytes], *, inspect_bytes: int, window_bytes: int = WINDOW_BYTES) -> BodyFacts:
@@ -93,7 +101,7 @@ def examine(pieces: Sequence[bytes], *, inspect_bytes: int, window_bytes: int = 
     the model.
     """
     if sum(map(len, pieces)) > inspect_bytes:
-        facts = _facts_from_ends(_Ends.of(pieces, window_bytes))
+        facts = _facts_from_ends(Ends.of(pieces, window_bytes))
         if facts is not None:
             return facts
     return _facts_from_whole(b"".join(pieces))
@@ -101,8 +109,8 @@ def examine(pieces: Sequence[bytes], *, inspect_bytes: int, window_bytes: int = 
 
 def examine_head(head: bytes) -> BodyFacts | None:
     """The facts that the first bytes of a longer body show, for a body that goes up while it arrives; None where they
-    do not show the model. A second `model` behind them is not looked for."""
-    return _facts_from_ends(_Ends(head, b"", 0))
+    do not show the model. Whether its end shows another one is for `refuse_other_model` to say."""
+    return _facts_from_ends(Ends(head, b"", 0))
 
 
 def rename_in_tail(tail: bytes, new_name: Callable[[str], str]) -> bytes:
@@ -120,6 +128,15 @@ def rename_in_tail(tail: bytes, new_name: Callable[[str], str]) -> bytes:
     return tail[: member.start] + renamed.ljust(len(literal)) + tail[member.stop :]
 
 
+def refuse_other_model(pieces: Sequence[bytes], names: Collection[str]) -> None:
+    """Look at the end of a body whose model was read from its beginning. Raises DownstreamError `duplicate_key` where
+    it shows a model that is none of `names`: for the parsers of the known servers that one would count."""
+    tail = _tail(pieces, WINDOW_BYTES)
+    member = jsonscan.last_in_tail(tail, "model")
+    if member is not None and _decoded(tail[member.start : member.stop]) not in names:
+        raise _repeated("model")
+
+
 def apply(
     pieces: Sequence[bytes], facts: BodyFacts, edits: Sequence[Edit], *, window_bytes: int = WINDOW_BYTES
 ) -> list[Buffer]:
@@ -128,7 +145,7 @@ def apply(
     Pieces that no edit touches stay the same objects. An edit whose condition does not hold changes nothing. Raises
     DownstreamError as `examine` does, where an edit needs the whole of a body that was not checked and is invalid.
     """
-    patches: list[_Patch] = []
+    patches: list[Patch] = []
     for edit in edits:
         match edit:
             case Rename(model):
@@ -137,6 +154,8 @@ def apply(
                 patches += _default_model(pieces, facts, model)
             case IncludeUsage():
                 patches += _include_usage(pieces, facts, window_bytes)
+            case Patches(ready):
+                patches += ready
             case _:
                 assert_never(edit)
     return _patched(pieces, patches) if patches else list(pieces)
@@ -150,8 +169,7 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
     if not found:
         found = jsonscan.sole_members(body, present)
     if len(found) < len(present):
-        key = next(key for key in present if key not in found)
-        raise DownstreamError("duplicate_key", f'The body has "{key}" more than once; send it once.', param=key)
+        raise _repeated(next(key for key in present if key not in found))
     values = {key: _decoded(body[found[key].start : found[key].stop]) for key in present}
     model, stream = values.get("model"), values.get("stream", False)
     return BodyFacts(
@@ -163,12 +181,16 @@ def _facts_from_whole(body: bytes) -> BodyFacts:
     )
 
 
+def _repeated(key: str) -> DownstreamError:
+    return DownstreamError("duplicate_key", f'The body has "{key}" more than once; send it once.', param=key)
+
+
 def _decoded(literal: bytes) -> object:
     """A string or a boolean; None for all else, which no fact is read from and which a parse may refuse (1e400)."""
     return jsonscan.loads(literal) if literal.startswith(b'"') else _BOOLEANS.get(literal)
 
 
-def _facts_from_ends(ends: _Ends) -> BodyFacts | None:
+def _facts_from_ends(ends: Ends) -> BodyFacts | None:
     """None where the ends do not show a model that is a string."""
     model = ends.find("model") if ends.head.lstrip(b" \t\n\r").startswith(b"{") else None
     if model is None or not model.literal.startswith(b'"'):
@@ -225,7 +247,7 @@ class _Value:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
+class Ends:
     """The head and the tail of a body; `tail_at` is the offset of the tail."""
 
     head: bytes
@@ -233,7 +255,7 @@ class _Ends:
     tail_at: int
 
     @classmethod
-    def of(cls, pieces: Sequence[bytes], window_bytes: int) -> _Ends:
+    def of(cls, pieces: Sequence[Buffer], window_bytes: int) -> Ends:
         tail = _tail(pieces, window_bytes)
         return cls(_head(pieces, window_bytes), tail, sum(map(len, pieces)) - len(tail))
 
@@ -253,8 +275,8 @@ class _Ends:
         return None
 
 
-def _head(pieces: Sequence[bytes], missing_bytes: int) -> bytes:
-    taken: list[bytes] = []
+def _head(pieces: Sequence[Buffer], missing_bytes: int) -> bytes:
+    taken: list[Buffer] = []
     for piece in pieces:
         if missing_bytes <= 0:
             break
@@ -263,8 +285,8 @@ def _head(pieces: Sequence[bytes], missing_bytes: int) -> bytes:
     return b"".join(taken)
 
 
-def _tail(pieces: Sequence[bytes], missing_bytes: int) -> bytes:
-    taken: list[bytes] = []
+def _tail(pieces: Sequence[Buffer], missing_bytes: int) -> bytes:
+    taken: list[Buffer] = []
     for piece in reversed(pieces):
         if missing_bytes <= 0:
             break
@@ -274,7 +296,7 @@ def _tail(pieces: Sequence[bytes], missing_bytes: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Patch:
+class Patch:
     """`text` in place of the body's bytes from `start` to before `stop`."""
 
     start: int
@@ -282,17 +304,17 @@ class _Patch:
     text: bytes
 
 
-def _rename(facts: BodyFacts, model: str) -> Iterator[_Patch]:
+def _rename(facts: BodyFacts, model: str) -> Iterator[Patch]:
     if facts.model_span is not None:
-        yield _Patch(*facts.model_span, orjson.dumps(model))
+        yield Patch(*facts.model_span, orjson.dumps(model))
 
 
-def _default_model(pieces: Sequence[bytes], facts: BodyFacts, model: str) -> Iterator[_Patch]:
+def _default_model(pieces: Sequence[bytes], facts: BodyFacts, model: str) -> Iterator[Patch]:
     if not facts.has_model:
         yield _put_first(b"".join(pieces), b'"model":' + orjson.dumps(model))
 
 
-def _include_usage(pieces: Sequence[bytes], facts: BodyFacts, window_bytes: int) -> Iterator[_Patch]:
+def _include_usage(pieces: Sequence[bytes], facts: BodyFacts, window_bytes: int) -> Iterator[Patch]:
     if facts.stream is None and not facts.checked:
         facts = _facts_from_whole(b"".join(pieces))
     if not facts.stream:
@@ -306,7 +328,7 @@ def _include_usage(pieces: Sequence[bytes], facts: BodyFacts, window_bytes: int)
 
 def _stream_options(pieces: Sequence[bytes], facts: BodyFacts, window_bytes: int) -> _Value | None:
     """The value that counts; None where there is none, which takes a search of the whole body to say."""
-    found = _Ends.of(pieces, window_bytes).find("stream_options")
+    found = Ends.of(pieces, window_bytes).find("stream_options")
     if found is not None:
         return found
     body = b"".join(pieces)
@@ -318,25 +340,25 @@ def _stream_options(pieces: Sequence[bytes], facts: BodyFacts, window_bytes: int
     return None if member is None else _Value(member.start, body[member.start : member.stop])
 
 
-def _usage_in(options: _Value) -> Iterator[_Patch]:
+def _usage_in(options: _Value) -> Iterator[Patch]:
     if options.literal == b"null":
-        yield _Patch(options.start, options.stop, b'{"include_usage":true}')
+        yield Patch(options.start, options.stop, b'{"include_usage":true}')
     elif options.literal.startswith(b"{"):
         usage = jsonscan.last_member(options.literal, "include_usage")
         if usage is None:
             yield _put_first(options.literal, b'"include_usage":true', options.start)
         elif options.literal[usage.start : usage.stop] in (b"false", b"null"):
-            yield _Patch(options.start + usage.start, options.start + usage.stop, b"true")
+            yield Patch(options.start + usage.start, options.start + usage.stop, b"true")
 
 
-def _put_first(text: bytes, member: bytes, base: int = 0) -> _Patch:
+def _put_first(text: bytes, member: bytes, base: int = 0) -> Patch:
     """Puts `member` in front of those of the object that `text` is; `base` is the offset of `text` in the body."""
     opening = text.index(b"{")
     inside = base + opening + 1
-    return _Patch(inside, inside, member if jsonscan.is_empty_object(text, opening) else member + b",")
+    return Patch(inside, inside, member if jsonscan.is_empty_object(text, opening) else member + b",")
 
 
-def _patched(pieces: Sequence[bytes], patches: Sequence[_Patch]) -> list[Buffer]:
+def _patched(pieces: Sequence[bytes], patches: Sequence[Patch]) -> list[Buffer]:
     """The pieces with the patches put in. They do not overlap; those at one offset keep their order."""
     patched: list[Buffer] = []
     at = 0

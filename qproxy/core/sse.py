@@ -14,6 +14,8 @@ TAIL_BYTES = 8 * 1024
 _SIZE_LINE = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}+\r\n")  # with the line end of the chunk before it
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 _EVENT_END = re.compile(rb"\n\n|\r\n\r\n|\r\r")
+_SILENCE = re.compile(rb"(?:[ \t\r\n]++|(?:event|id|retry)?:[^\r\n]*+)*+")
+_LAST_EVENTS = 4  # an error that is said twice, the usage, `[DONE]`
 COMMENT = b"e\r\n: keep-alive\n\n\r\n"
 """A comment that every reader of events skips, as a chunk."""
 
@@ -38,6 +40,17 @@ def first_event(payload: bytes) -> bytes | None:
 def has_event(payload: bytes) -> bool:
     """Whether a whole event is in it."""
     return first_event(payload) is not None
+
+
+def says_nothing(payload: bytes) -> bool:
+    """Whether no data has begun in it: white space, comments and the names of events say nothing."""
+    return _SILENCE.fullmatch(payload) is not None
+
+
+def last_events(tail: bytes) -> list[bytes]:
+    """The last few events of a stream that ends with `tail`, the last one first and without their ends."""
+    blocks = [block for block in _EVENT_END.split(tail) if block]
+    return blocks[: -_LAST_EVENTS - 1 : -1]
 
 
 class TailWatch:

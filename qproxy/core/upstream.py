@@ -94,9 +94,10 @@ class Credential:
 class Upstream:
     """One configured upstream.
 
-    `base` is None where it comes with the credential. `max_exchanges` may be under way at once; 0: no limit. `models`
-    are the ids of the built-in table, for upstreams that have no list of their own (`GET /models` answers 404); empty:
-    the upstream is asked.
+    `base` is None where it comes with the credential. `warm` connections are open ahead of requests; `max_exchanges`
+    may be under way at once, and `max_per_account` with each account; 0: no limit. `models` are the ids of the built-in
+    table, for upstreams without a list of their own (`GET /models` answers 404); empty: the upstream is asked.
+    `cache_markers`: requests get markers for its prompt cache.
     """
 
     name: str
@@ -106,7 +107,10 @@ class Upstream:
     forward_user_agent: bool = False
     keepalive_s: float = 4.0
     max_connections: int = 8192
+    warm: int = 0
     max_exchanges: int = 0
+    max_per_account: int = 0
+    cache_markers: bool = False
     default_model: str = ""
     models: tuple[str, ...] = ()
     has_model_list: bool = True

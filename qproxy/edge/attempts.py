@@ -19,13 +19,13 @@ from qproxy.core.classify import GOOD, Outcome, classify, hidden_error
 from qproxy.core.exchange import Attempt, Exchange
 from qproxy.core.fallback import SERVER_ERRORS
 from qproxy.core.retry import Renewed, Step, next_step
-from qproxy.core.sse import first_event, has_event
+from qproxy.core.sse import first_event, has_event, says_nothing
 from qproxy.core.token_state import token_refused
 from qproxy.core.upstream import Credential
 from qproxy.edge.accounts import TROUBLE, Accounts, Cuttable
 from qproxy.edge.http11 import LiveBody, UpstreamResponse, never
 from qproxy.edge.upstreams import Outgoing, Upstreams
-from qproxy.errors import AccountError
+from qproxy.errors import AccountError, InternalError
 
 MAX_ATTEMPTS = 3  # decisions.md, Codes and clocks
 PEEK_BYTES = 16 * 1024  # of a 200: decisions.md, Answers
@@ -39,10 +39,10 @@ class Answer:
     """An answer that is to be passed on, and the lease of the account that gives it. It must be closed.
 
     `outcome` is None where nobody has looked into an error yet. `hidden`: the first event, or the body, of a 200 that
-    is an error.
+    is an error. `outgoing` is what it answers.
     """
 
-    __slots__ = ("_others", "hidden", "lease", "outcome", "response")
+    __slots__ = ("_others", "hidden", "lease", "outcome", "outgoing", "response")
 
     def __init__(
         self,
@@ -51,12 +51,14 @@ class Answer:
         others: set[Cuttable],
         outcome: Outcome | None,
         hidden: bytes | None,
+        outgoing: Outgoing,
     ) -> None:
         """It is one of the answers of its account, `others`, until it is closed."""
         self.response = response
         self.lease = lease
         self.outcome = outcome
         self.hidden = hidden
+        self.outgoing = outgoing
         self._others = others
         others.add(self)
 
@@ -109,11 +111,14 @@ class Attempts:
 
     async def first_look(self, response: UpstreamResponse) -> tuple[Outcome, bytes | None]:
         """What a 200 means, and the payload that says so where it is an error. It takes no time where the first event
-        is here already. Raises UpstreamError."""
-        is_stream = response.head.is_stream
-        if not is_stream and b"json" not in response.head.content_type:
+        is here already. Raises UpstreamError, also for an answer that ends without having said anything."""
+        head = response.head
+        is_stream = head.is_stream
+        if not is_stream and head.content_type and b"json" not in head.content_type and head.content_length != 0:
             return GOOD, None
         payload = await response.peek(PEEK_BYTES, self._peek_s, has_event if is_stream else never)
+        if not payload or (is_stream and says_nothing(payload)):
+            response.check_more_comes()
         if is_stream:
             payload = first_event(payload) or payload
         outcome = hidden_error(payload)
@@ -121,7 +126,7 @@ class Attempts:
 
     async def list_models(self, upstream: str) -> bytes:
         """The body of the upstream's `GET /models`, with any of its accounts. Raises QProxyError."""
-        with self._accounts.lease(upstream, Wish()) as lease:
+        with self._accounts.lease(upstream, Wish(needs_place=False)) as lease:
             credential = await self._accounts.credential(lease)
             return await self._upstreams.list_models(upstream, credential)
 
@@ -179,7 +184,8 @@ class _Effort:
 
     def _passed_on(self, response: UpstreamResponse) -> Answer:
         """It takes the lease with it."""
-        return Answer(response, self._lease, self._accounts.answers_of(self._lease), self._outcome, self._hidden)
+        others = self._accounts.answers_of(self._lease)
+        return Answer(response, self._lease, others, self._outcome, self._hidden, self._outgoing)
 
     def _give_up(self) -> None:
         try:
@@ -201,7 +207,7 @@ class _Effort:
             return None
         if self._exchange.hides_errors:
             payload = response.at_hand()
-            if payload is None or hidden_error(payload) is not None:
+            if not payload or hidden_error(payload) is not None:
                 return None
         self._outcome = GOOD
         return GOOD
@@ -230,7 +236,10 @@ class _Effort:
                     return credential
             except AccountError as exc:
                 problem = exc
-            self._move_on(problem)
+            try:
+                self._move_on(problem)
+            finally:
+                del problem  # an error must not be held by a frame of its own traceback: both would hold the body
             at_hand = self._accounts.at_hand(self._lease)
             if at_hand is not None:
                 return at_hand
@@ -271,18 +280,21 @@ class _Effort:
     def _move_on(self, problem: AccountError) -> None:
         """The leased account has no credential: lease the next one. Raises AccountError where there is none: `problem`,
         unless that is one of those which the book has counted."""
-        if self._is_alone():
-            raise problem
         try:
-            self._change_to(self._next_lease())
-        except AccountError:
-            if problem.code == TROUBLE:
-                raise
-            raise problem from None
+            if self._is_alone():
+                raise problem
+            try:
+                self._change_to(self._next_lease())
+            except AccountError:
+                if problem.code == TROUBLE:
+                    raise
+                raise problem from None
+        finally:
+            del problem  # as in `_credential`
 
     def _leave(self, step: Step) -> bool:
         """Lease another account. False where the answer at hand is the best there is to say. Raises AccountError where
-        it is not, and all accounts are out."""
+        it is not, and all accounts are out; InternalError `overloaded` where the others are busy."""
         if step is Step.CLOSE_ACCOUNT:
             self._accounts.close(self._lease)
         is_about_login = step not in SHOWN and self._lease.kind is AccountKind.OAUTH
@@ -290,7 +302,7 @@ class _Effort:
             return False
         try:
             following = self._next_lease()
-        except AccountError:
+        except (AccountError, InternalError):  # all are out, or all that are not are busy
             if step is Step.ELSEWHERE:
                 return False
             if step is Step.PASS_OVER:

@@ -82,10 +82,16 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
-async def secure(stream: Stream, context: ssl.SSLContext, hostname: str, timeout_s: float | None) -> None:
-    """Make `stream` a TLS client of `hostname`. Raises TlsFailed."""
+async def secure(
+    stream: Stream,
+    context: ssl.SSLContext,
+    hostname: str,
+    timeout_s: float | None,
+    session: ssl.SSLSession | None = None,
+) -> None:
+    """Make `stream` a TLS client of `hostname`. `session` is one to resume, of the same context. Raises TlsFailed."""
     try:
-        await stream.start_tls(context, hostname, timeout_s)
+        await stream.start_tls(context, hostname, timeout_s, session)
     except (ssl.SSLError, ssl.CertificateError, StreamLost, StreamTimeout) as exc:
         stream.close()
         raise TlsFailed(str(exc)) from exc

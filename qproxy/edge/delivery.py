@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from qproxy.core.exchange import Exchange
+from qproxy.core.classify import late_error
+from qproxy.core.exchange import ERROR_IN_STREAM, Exchange
 from qproxy.core.framing import LAST_CHUNK, FramingError, Walker, bare_walker, chunking_walker, relay_walker
 from qproxy.core.http1 import RequestHead, ResponseHead
 from qproxy.core.local import LocalAnswer, error_in_stream, foreign_error_answer, hidden_error_answer, sse_error_event
@@ -43,18 +44,18 @@ async def deliver(
     response = answer.response
     if response.early:
         connection.close_after()
-    begun = exchange.committed  # by a comment: the answer continues a stream of ours
     instead = _in_its_place(answer, exchange)
-    if instead is None and begun and not _may_continue(response.head):
-        instead = await _said(response, exchange)
+    if response.status >= 400 or exchange.committed or answer.hidden is not None:
+        instead = await _said_better(answer, exchange, services, keep_alive, instead)
     if instead is not None:
         connection.answer_error(instead, exchange)
         return
+    begun = exchange.committed  # by a comment: the answer continues a stream of ours
     walker, framing = _stream_framing(response.head) if begun else _downstream_framing(response.head, head)
     if not framing and not walker.done:
         connection.delimit_by_close()
     first = opening = response.open(walker)
-    passage = _Passage(connection, exchange, endpoint, response.head, is_chunked=framing is CHUNKED)
+    passage = _Passage(connection, exchange, services, endpoint, answer, is_chunked=framing is CHUNKED)
     passage.tail.see(opening)
     if begun:
         connection.continue_stream()
@@ -91,30 +92,49 @@ async def deliver(
 class _Passage:
     """One answer on its way, in the framing that its client was told of."""
 
-    __slots__ = ("_connection", "_end_markers", "_exchange", "_has_events", "_is_chunked", "tail")
+    __slots__ = (
+        "_accounts", "_connection", "_end_markers", "_exchange", "_has_events", "_is_chunked", "_lease", "tail",
+    )  # fmt: skip
 
     def __init__(
         self,
         connection: Connection,
         exchange: Exchange,
+        services: Services,
         endpoint: ForwardEndpoint,
-        response: ResponseHead,
+        answer: Answer,
         *,
         is_chunked: bool,
     ) -> None:
+        head = answer.response.head
         self._connection = connection
         self._exchange = exchange
+        self._accounts = services.accounts
+        self._lease = answer.lease  # and not the answer, which holds the pump that holds this
         self._end_markers = endpoint.end_markers
-        self._has_events = response.is_stream and not _is_packed(response)
+        self._has_events = head.is_stream and not head.is_packed
         self._is_chunked = is_chunked
         self.tail = TailWatch(in_chunks=is_chunked)
 
     def ending(self) -> bytes:
         """What the body ends with, where it is complete. Raises UpstreamError `stream_truncated`."""
-        if self._has_events and not self.tail.is_complete(self._end_markers):
-            raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
-        self._exchange.usage = usage_in(self.tail.payload())
+        payload = self.tail.payload()
+        if self._has_events:
+            if self._note_late_error(payload):
+                self._exchange.fail(ERROR_IN_STREAM)
+            elif not self.tail.is_complete(self._end_markers):
+                raise UpstreamError("stream_truncated", "The upstream ended the stream before the answer was complete.")
+        self._exchange.usage = usage_in(payload)
         return LAST_CHUNK if self._is_chunked else b""
+
+    def _note_late_error(self, payload: bytes) -> bool:
+        """Whether the stream ends with an error of the upstream's, which passes as it is and counts for its account as
+        if it had come before the commit (`faults.md` U27)."""
+        outcome = late_error(payload) if self._exchange.hides_errors else None
+        if outcome is None:
+            return False
+        self._accounts.note(self._lease, outcome)
+        return True
 
     def comment_until_it_begins(self, keep_alive: KeepAlive) -> None:
         """Comments go on until the first byte has come, where they are none of the body's own bytes."""
@@ -132,19 +152,32 @@ class _Passage:
         """Never a clean end: say what happened where an event may stand, then leave the body without its last chunk."""
         connection = self._connection
         connection.close_after()
-        if self._has_events and self.tail.at_event_boundary():
+        if not self._has_events:
+            return
+        self._note_late_error(self.tail.payload())
+        if self.tail.at_event_boundary():
             event = sse_error_event(error)
             connection.stream.put(chunk(event) if self._is_chunked else event)
 
 
 def _may_continue(head: ResponseHead) -> bool:
     """Whether a stream that has begun can go on with this answer."""
-    return head.status == 200 and head.is_stream and not _is_packed(head)
+    return head.status == 200 and head.is_stream and not head.is_packed
 
 
-def _is_packed(head: ResponseHead) -> bool:
-    """Whether nobody but the client can read the body, although it was not to be compressed (`faults.md` U31)."""
-    return any(name.lower() == b"content-encoding" for name, _ in head.passed)
+async def _said_better(
+    answer: Answer, exchange: Exchange, services: Services, keep_alive: KeepAlive | None, instead: LocalAnswer | None
+) -> LocalAnswer | None:
+    """An error about a limit in clear words, or in the form that a stream takes which has begun; else `instead`. Raises
+    UpstreamError."""
+    if keep_alive is not None and answer.response.status >= 400:
+        keep_alive.stop()  # the error is read before its head goes down, and no comment may begin a stream meanwhile
+    explained = await services.limit_answers.explain(answer, exchange)
+    if explained is not None:
+        return explained
+    if instead is not None or not exchange.committed or _may_continue(answer.response.head):
+        return instead
+    return await _said(answer.response, exchange)
 
 
 async def _said(response: UpstreamResponse, exchange: Exchange) -> LocalAnswer:

@@ -96,10 +96,10 @@ _ABOUT_KEYS = (Cause.AUTH, Cause.ENTITLEMENT, Cause.QUOTA, Cause.BILLING)
 def _report(account: str, keeper: TokenKeeper) -> TokenReport:
     view = keeper.view()
     source = "file" if Path(view.source).is_absolute() else "setting"
-    return TokenReport(_masked(account), source, view.standing.value, _utc(view.expires_s), _utc(view.last_refresh_s))
+    return TokenReport(masked(account), source, view.standing.value, _utc(view.expires_s), _utc(view.last_refresh_s))
 
 
-def _masked(account: str) -> str:
+def masked(account: str) -> str:
     """Enough to tell one's own accounts apart."""
     return f"{account[:1]}…{account[-1:]}"
 

@@ -23,6 +23,7 @@ from qproxy.edge.admission import Place
 from qproxy.edge.attempts import Answer, Attempts
 from qproxy.edge.runtime import Runtime
 from qproxy.edge.upstreams import Outgoing
+from qproxy.edge.windows import WindowCheck
 from qproxy.errors import QProxyError
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,22 @@ class _Search:
 
 
 class Failover:
-    """Finds the answer to every request. `breakers` has one for every upstream."""
+    """Finds the answer to every request. `breakers` has one for every upstream. Without a `window_check` prompts are
+    sent however long they are."""
 
     def __init__(
-        self, attempts: Attempts, fallbacks: Fallbacks, breakers: Mapping[str, Breaker], runtime: Runtime
+        self,
+        attempts: Attempts,
+        fallbacks: Fallbacks,
+        breakers: Mapping[str, Breaker],
+        runtime: Runtime,
+        window_check: WindowCheck | None,
     ) -> None:
         self._attempts = attempts
         self._fallbacks = fallbacks
         self._breakers = breakers
         self._now = runtime.now
+        self._window_check = window_check
 
     def failing(self) -> dict[str, float]:
         """The upstreams that failed too often, until one request has got through again; with the seconds until the
@@ -80,6 +88,8 @@ class Failover:
             breaker = self._breakers[outgoing.upstream]
             following: Outgoing | None
             try:
+                if self._window_check is not None:
+                    await self._window_check.check(outgoing)
                 if place is not None:
                     await place.reach(outgoing.upstream)
                 began = began or self._now()

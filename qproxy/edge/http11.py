@@ -6,6 +6,7 @@ stops the upload and makes the connection unfit for another exchange (RFC 9112 9
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -86,9 +87,10 @@ class LiveBody:
         raise NotImplementedError("a live body is pumped, not iterated")
         yield b""
 
-    def start(self, sink: Stream, notify: Callable[[], None]) -> Pump:
-        for piece in self.first:
-            sink.put(piece)
+    def start(self, sink: Stream, head: bytes, notify: Callable[[], None]) -> Pump:
+        """Send the request's head, and have the body follow."""
+        sink.put_soon(head)
+        sink.put_all(self.first)
         hold = None if self._tail is None else self._tail.push
         self.pump = Pump(self.source, sink, self.walker, tap=self._keep, hold=hold, ending=self._end, notify=notify)
         self.source.set_clock(self._silence_s, self._silence_s, SLOWEST_UPLOAD_BYTES_PER_S)
@@ -225,6 +227,18 @@ class UpstreamResponse(httpcore.Response):
             stream.stop_clock()
         return payload
 
+    def check_more_comes(self) -> None:
+        """Raises UpstreamError where what can be peeked at is all there will be: `upstream_protocol_error` for a whole
+        body, whose connection nobody uses again (`faults.md` U30); `upstream_closed` for one that was broken off."""
+        _, is_whole = self._begun()
+        stream = self._connection.wire
+        ends_with_connection = self.head.content_length is None and not self.head.chunked
+        if is_whole or (stream.ended and ends_with_connection and not stream.torn):
+            self.cut()
+            raise UpstreamError("upstream_protocol_error", "The upstream answered 200 and said nothing. Try again.")
+        if stream.ended:
+            raise UpstreamError("upstream_closed", "The upstream broke off before it had said anything.")
+
     def _begun(self) -> tuple[bytes, bool]:
         """The payload that is here, and whether that is all of it."""
         walker = bare_walker(self.head.content_length, chunked=self.head.chunked)
@@ -280,6 +294,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         that does; httpcore.ConnectionNotAvailable where not a byte was written and another connection may be tried."""
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
         self._busy = True
+        was_open = self._stream is not None
         if self._stream is None:
             await self._connect(timeouts)
         elif self._stream.is_stale():
@@ -288,7 +303,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         attempt: Attempt | None = request.extensions.get("attempt")
         if attempt is not None:
             attempt.sent = True
-            attempt.reused_connection = self._exchanges > 0
+            attempt.reused_connection = was_open
         self._exchanges += 1
         head = request.extensions.get("head") or _serialise(request)
         first_byte_s = timeouts.get("read") or math.inf
@@ -301,7 +316,26 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
             self._uploaded(attempt, first_byte_s)
             raw = await self._read_head(_nothing)
         self.wire.stop_clock()
+        if self._exchanges == 1:
+            self.keep_session()
         return UpstreamResponse(self, parse_response_head(raw, self._limits, method=request.method), early=early)
+
+    async def open(self, timeouts: Mapping[str, float | None]) -> None:
+        """Connect ahead of the first request. Where that fails, it is closed afterwards."""
+        self._busy = True
+        try:
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException, OSError):
+                await self._connect(timeouts)
+                self._busy = False
+        finally:
+            if self._busy:
+                self.discard()
+
+    def keep_session(self) -> None:
+        """Remember what the upstream gave to resume TLS with; of TLS 1.3 that has come by the first answer."""
+        tls = self.wire.get_extra_info("ssl_object")
+        if tls is not None:
+            self._pool.sessions.keep(tls)
 
     def _uploaded(self, attempt: Attempt | None, first_byte_s: float) -> None:
         """The request has gone up: from now on its answer is waited for."""
@@ -321,7 +355,8 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
         self._stream = stream
         stream.limit_stalls(timeouts.get("write") or math.inf)
         if base.scheme == "https":
-            await secure(stream, self._pool.ssl_context, base.host, timeouts.get("tls", timeout))
+            session = self._pool.sessions.take()
+            await secure(stream, self._pool.ssl_context, base.host, timeouts.get("tls", timeout), session)
         stream.on_end = self._report_end
 
     def _report_end(self) -> None:
@@ -348,8 +383,7 @@ class UpstreamConnection(httpcore.AsyncConnectionInterface):
 
     async def _send_live(self, head: bytes, body: LiveBody, uploaded: Callable[[], None]) -> tuple[bytes, bool]:
         stream = self.wire
-        stream.put(head)
-        pump = body.start(stream, notify=stream.nudge)
+        pump = body.start(stream, head, notify=stream.nudge)
         is_told = False
 
         def check_upload() -> None:

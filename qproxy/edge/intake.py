@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from qproxy.core.account import Wish
 from qproxy.core.admit import check_json_content_type
 from qproxy.core.affinity import NO_CONVERSATION, Conversation, conversation_of
+from qproxy.core.cache_markers import cache_markers
+from qproxy.core.clamp import clamped
 from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.framing import ChunkRelay, LengthWalker, Walker
 from qproxy.core.http1 import RequestHead
@@ -21,12 +23,15 @@ from qproxy.core.splice import (
     DefaultModel,
     Edit,
     IncludeUsage,
+    Patches,
     Rename,
     apply,
     examine,
     examine_head,
+    refuse_other_model,
     rename_in_tail,
 )
+from qproxy.core.windows import WindowTable
 from qproxy.edge.http11 import KnownBody, LiveBody
 from qproxy.edge.services import Services
 from qproxy.edge.upstreams import Outgoing
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 
 BEGIN_BYTES = 16 * 1024
 """What is looked at before a long body goes on: a model stands in the first bytes, or behind the messages."""
+
+CHAT_PATH = b"/chat/completions"
 
 SETTLED_BYTES = 64 * 1024
 """The same where the account depends on the conversation (`decisions.md`, Bodies)."""
@@ -124,6 +131,10 @@ class _StoredBody:
     def outgoing(self, choice: Choice) -> Outgoing:
         services, pieces, facts = self._services, self._pieces, self._facts
         edits = _edits(choice, facts, include_usage=services.include_usage)
+        if services.cache_marked and choice.upstream in services.cache_marked and self._path == CHAT_PATH:
+            edits.append(Patches(cache_markers(pieces, facts)))
+        if services.output_caps is not None and choice.model is not None:
+            edits += _clamp(services.output_caps, choice, pieces, facts)
         body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
         reads = services.accounts.read_conversation(choice.upstream)
         return Outgoing(
@@ -167,9 +178,10 @@ async def _cut_through(
     conversation = NO_CONVERSATION
     if services.accounts.read_conversation(choice.upstream):
         conversation = conversation_of([await connection.receive_begin(min(SETTLED_BYTES, head.content_length))])
-    long_body = _LongBody(connection, services, head, path, facts)
+    replay = _replay_buffer(exchange, services, head.content_length)
+    long_body = _LongBody(connection, services, head, path, facts, replay)
     if facts is not None:
-        body, size = long_body.with_edits(facts, _edits(choice, facts, include_usage=False))
+        body, size = long_body.with_edits(facts, choice)
     else:
 
         def new_name(model: str) -> str:
@@ -189,16 +201,33 @@ async def _cut_through(
         is_plain=stream is not True,
         body_bytes=size,
         wish=_wish(choice, head, conversation),
-        whole=long_body.whole,
-        again=long_body.again,
+        whole=None if replay is None else long_body.whole,
+        kept=long_body.kept,
+        again=None if replay is None else long_body.again,
     )
 
 
+def _replay_buffer(exchange: Exchange, services: Services, length: int) -> ReplayBuffer | None:
+    """Where a body is kept that goes up while it arrives; None where it is too long, or too much is kept already: then
+    it has one attempt (`decisions.md`, Bodies)."""
+    if length > services.limits.replay_bytes or not services.replays.take(length):
+        return None
+    exchange.kept_bytes = length
+    return ReplayBuffer(length)
+
+
 class _LongBody:
-    """A body that goes up while it arrives, and is kept as it came, so that it can be sent again."""
+    """A body that goes up while it arrives, and is kept as it came, so that it can be sent again, where there is a
+    `replay` to keep it."""
 
     def __init__(
-        self, connection: Connection, services: Services, head: RequestHead, path: bytes, facts: BodyFacts | None
+        self,
+        connection: Connection,
+        services: Services,
+        head: RequestHead,
+        path: bytes,
+        facts: BodyFacts | None,
+        replay: ReplayBuffer | None,
     ) -> None:
         assert head.content_length is not None
         self._connection = connection
@@ -208,27 +237,47 @@ class _LongBody:
         self._facts = facts
         self._length = length = head.content_length
         self._walker = LengthWalker(length)
-        self._replay = ReplayBuffer(connection.body_limit_bytes)
+        self._replay = replay
+        self._names: frozenset[str] = frozenset()  # what its model may be called at its end, where that is limited
         self._edited: Callable[[list[bytes]], Sequence[Buffer]]
 
-    def with_edits(self, facts: BodyFacts, edits: Sequence[Edit]) -> tuple[LiveBody, int]:
-        """The body, and its length: its first bytes are here, and hold all that is edited."""
+    @property
+    def kept(self) -> Sequence[bytes]:
+        """What has come of it, as it came; it grows with the body. Empty where it is not kept."""
+        return () if self._replay is None else self._replay.pieces
+
+    def with_edits(self, facts: BodyFacts, choice: Choice) -> tuple[LiveBody, int]:
+        """The body, and its length: its first bytes are here, and hold all that is edited. Its last ones are held until
+        it is certain that they name no other model."""
+        edits = _edits(choice, facts, include_usage=False)
+        names = self._names = frozenset(name for name in (facts.model, choice.model) if name is not None)
+
+        def checked(end: bytes) -> bytes:
+            refuse_other_model([end], names)
+            return end
+
         came = self._walker.walk(self._connection.stream.take_all())
-        self._replay.put(came)
-        first = apply([came], facts, edits)
+        if self._replay is not None:
+            self._replay.put(came)
+        begun = apply([came], facts, edits)
         self._edited = lambda pieces: apply(pieces, facts, edits)
-        return self._live(first, None), self._length + sum(map(len, first)) - len(came)
+        size = self._length + sum(map(len, begun)) - len(came)
+        tail = HeldTail(size, WINDOW_BYTES, checked)
+        return self._live([tail.push(piece) for piece in begun], tail), size
 
     def with_late_name(self, new_name: Callable[[str], str]) -> tuple[LiveBody, int]:
         """The body, and its length, with a model that may still come at its end."""
-        held = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
+        length = self._length  # and not the body itself, which keeps `edited`
+
+        def held() -> HeldTail:
+            return HeldTail(length, WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
 
         def edited(pieces: list[bytes]) -> Sequence[Buffer]:
-            tail = HeldTail(WINDOW_BYTES, lambda end: rename_in_tail(end, new_name))
-            return [*(part for piece in pieces for part in tail.push(piece)), tail.finish()]
+            tail = held()
+            return [*(tail.push(piece) for piece in pieces), tail.finish()]
 
         self._edited = edited
-        return self._live((), held), self._length
+        return self._live((), held()), length
 
     async def whole(self) -> KnownBody:
         """The body as it goes up, complete. Raises DownstreamError where the rest of it does not come."""
@@ -241,12 +290,18 @@ class _LongBody:
         return _StoredBody(self._services, self._head, self._path, pieces, facts).outgoing(choice)
 
     async def _pieces(self) -> list[bytes]:
+        """All of it, as it came."""
+        replay = self._replay
+        assert replay is not None
         if not self._walker.done:
-            await self._connection.receive_rest(self._walker, self._replay)
-        return self._replay.pieces
+            await self._connection.receive_rest(self._walker, replay)
+        if self._names:
+            refuse_other_model(replay.pieces, self._names)
+        return replay.pieces
 
-    def _live(self, first: Sequence[Buffer], tail: HeldTail | None) -> LiveBody:
-        return _live_body(self._connection, self._services, self._walker, self._replay.put, first, tail)
+    def _live(self, first: Sequence[Buffer], tail: HeldTail) -> LiveBody:
+        keep = None if self._replay is None else self._replay.put
+        return _live_body(self._connection, self._services, self._walker, keep, first, tail)
 
 
 def _live_body(
@@ -282,3 +337,11 @@ def _edits(choice: Choice, facts: BodyFacts, *, include_usage: bool) -> list[Edi
     if include_usage:
         edits.append(IncludeUsage())
     return edits
+
+
+def _clamp(caps: WindowTable, choice: Choice, pieces: Sequence[bytes], facts: BodyFacts) -> list[Edit]:
+    """What brings `max_tokens` down to what the model gives at most."""
+    assert choice.model is not None
+    most = caps.output_cap_of(choice.model, choice.upstream)
+    patches = () if most is None else clamped(pieces, facts, most)
+    return [Patches(patches)] if patches else []

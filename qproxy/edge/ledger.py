@@ -9,6 +9,7 @@ import anyio
 
 from qproxy.core.counts import CountRow
 from qproxy.core.exchange import ExchangeRecord
+from qproxy.core.token_ratio import TokenRatios
 from qproxy.edge.accounts import Accounts
 from qproxy.edge.store import Store, day_of
 
@@ -26,14 +27,22 @@ class _Sums:
 
 
 class Ledger:
-    """Counts every exchange that went to an upstream, and saves the counts and the accounts' health.
+    """Counts every exchange that went to an upstream, and saves the counts, the accounts' health and the token ratios.
 
     `wall_clock` gives Unix time in seconds; a day begins `day_offset_s` seconds after midnight UTC.
     """
 
-    def __init__(self, store: Store, accounts: Accounts, wall_clock: Callable[[], float], day_offset_s: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        accounts: Accounts,
+        ratios: TokenRatios,
+        wall_clock: Callable[[], float],
+        day_offset_s: int,
+    ) -> None:
         self._store = store
         self._accounts = accounts
+        self._ratios = ratios
         self._wall_clock = wall_clock
         self._day_offset_s = day_offset_s
         self._sums: dict[tuple[str, str, str], _Sums] = {}
@@ -60,6 +69,7 @@ class Ledger:
     def restore(self) -> None:
         """Take over what was known before a restart; to be called when the accounts have been added."""
         self._accounts.restore(self._store.load_account_state())
+        self._ratios.restore(self._store.load_ratios())
 
     def save(self) -> None:
         """Hand what has come together to the store."""
@@ -82,6 +92,9 @@ class Ledger:
         if changes is not None:
             self._saved_revision, rows = changes
             self._store.save_account_state(rows)
+        learned = self._ratios.take_changes()
+        if learned:
+            self._store.save_ratios(learned)
 
     async def run(self) -> None:
         """Save a few times a second; never returns."""

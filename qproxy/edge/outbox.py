@@ -17,7 +17,7 @@ TRIED_EVERY = 64  # writes
 
 class Sender(Protocol):
     def send_gathered(self) -> None:
-        """Write what was held back. Must not raise."""
+        """Write what was held back."""
         ...
 
 
@@ -45,9 +45,14 @@ class Outbox:
         self._senders.append(sender)
 
     def _send(self) -> None:
-        senders, self._senders = self._senders, []
+        senders, self._senders = self._senders[::-1], []
         if len(senders) < CROWD:
             self.gathers = False
             self._until_tried = TRIED_EVERY
-        for sender in senders:
-            sender.send_gathered()
+        try:
+            while senders:
+                senders.pop().send_gathered()
+        finally:
+            if senders:  # a defect costs one connection: the others are sent in the next turn
+                for sender in senders[::-1]:
+                    self.add(sender)

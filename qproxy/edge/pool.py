@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from collections.abc import Mapping
 
 import anyio
+import anyio.abc
 import httpcore
 
 from qproxy.core.limits import Limits
 from qproxy.core.upstream import BaseUrl
 from qproxy.edge.http11 import UpstreamConnection, UpstreamResponse
 from qproxy.edge.runtime import Runtime, Spot, Timer
+from qproxy.edge.spares import Spares
+from qproxy.edge.tls import TlsSessions
 
 
 class _Waiter:
@@ -62,6 +66,8 @@ class Pool(httpcore.AsyncConnectionPool):
         self._line: deque[_Waiter] = deque()
         self._expiry: Timer | None = None
         self._is_closed = False
+        self._spares: Spares | None = None
+        self.sessions = TlsSessions()
         self.origin = httpcore.Origin(base.scheme.encode(), base.host.encode(), base.port)
         self.url = httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=b"/")
 
@@ -80,6 +86,8 @@ class Pool(httpcore.AsyncConnectionPool):
         wait_s = request.extensions.get("timeout", {}).get("pool")
         while True:
             connection = self._take() or await self._wait_in_line(wait_s)
+            if self._spares is not None:
+                self._spares.used()
             try:
                 return await connection.handle_async_request(request)
             except httpcore.ConnectionNotAvailable:
@@ -93,12 +101,47 @@ class Pool(httpcore.AsyncConnectionPool):
         self._is_closed = True
         if self._expiry is not None:
             self._expiry.cancel()
+        if self._spares is not None:
+            self._spares.close()
         for connection in list(self._open):
             connection.discard()
         self._open.clear()
         self._idle.clear()
         for waiter in self._line:
             waiter.spot.wake()
+
+    # --- connections ahead of the requests
+
+    def keep_warm(self, count: int, tasks: anyio.abc.TaskGroup, timeouts: Mapping[str, float | None]) -> None:
+        """Have `count` connections open ahead of the requests from now on, as long as requests come. `tasks` open them;
+        `timeouts` are those of a request, in httpcore's names."""
+        self._spares = Spares(self, tasks, count, timeouts)
+        self._spares.used()
+
+    @property
+    def keepalive_s(self) -> float:
+        return self._keepalive_s
+
+    @property
+    def idle_count(self) -> int:
+        """How many of those that have served requests lie idle."""
+        return len(self._idle)
+
+    @property
+    def room(self) -> int:
+        """How many more connections there may be."""
+        return self._capacity - len(self._open)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a request waits for a connection."""
+        return bool(self._line)
+
+    def new_connection(self) -> UpstreamConnection:
+        """One more, not yet open. It takes up room until it is given back."""
+        connection = self.create_connection(self.origin)
+        self._open.add(connection)
+        return connection
 
     # --- what connections need
 
@@ -121,6 +164,8 @@ class Pool(httpcore.AsyncConnectionPool):
             connection.discard()
             self._open.discard(connection)
             self._serve_line()
+            if self._spares is not None:
+                self._spares.look()
         elif self._line:
             self._grant(connection)
         else:
@@ -134,6 +179,10 @@ class Pool(httpcore.AsyncConnectionPool):
         if self._idle.pop(connection, connection) is None:
             connection.discard()
             self._open.discard(connection)
+            if self._spares is not None:
+                self._spares.look()
+        elif self._spares is not None:
+            self._spares.forget(connection)
 
     # --- assignment
 
@@ -146,12 +195,9 @@ class Pool(httpcore.AsyncConnectionPool):
                 return connection
             connection.discard()
             self._open.discard(connection)
-        return self._new() if len(self._open) < self._capacity else None
-
-    def _new(self) -> UpstreamConnection:
-        connection = self.create_connection(self.origin)
-        self._open.add(connection)
-        return connection
+        if self._spares is not None and (spare := self._spares.take()) is not None:
+            return spare
+        return self.new_connection() if len(self._open) < self._capacity else None
 
     async def _wait_in_line(self, wait_s: float | None) -> UpstreamConnection:
         waiter = _Waiter(self._runtime.spot())
@@ -179,7 +225,7 @@ class Pool(httpcore.AsyncConnectionPool):
     def _serve_line(self) -> None:
         """A slot is free: the first in line gets a new connection."""
         if self._line and not self._is_closed:
-            self._grant(self._new())
+            self._grant(self.new_connection())
 
     def _grant(self, connection: UpstreamConnection) -> None:
         waiter = self._line.popleft()

@@ -9,6 +9,7 @@ from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.http1 import RequestHead
 from qproxy.core.local import LocalRequest, options_answer
 from qproxy.core.route import ForwardEndpoint, LocalEndpoint, Route
+from qproxy.core.token_ratio import LEAST_PROMPT_TOKENS
 from qproxy.edge.admission import Client, Place
 from qproxy.edge.delivery import deliver
 from qproxy.edge.intake import prepare
@@ -66,18 +67,24 @@ async def _forward(
     """`place` is None where places are not limited."""
     assert isinstance(route.endpoint, ForwardEndpoint)
     exchange.hides_errors = route.endpoint.hides_errors
-    outgoing = await prepare(connection, head, exchange, services, route)
-    exchange.enter(Phase.WAITING)
-    keep_alive = _keep_alive(connection, head, exchange, services, outgoing)
+    keep_alive = None
     try:
+        outgoing = await prepare(connection, head, exchange, services, route)
+        exchange.enter(Phase.WAITING)
+        keep_alive = _keep_alive(connection, head, exchange, services, outgoing)
         answer = await services.failover.obtain(outgoing, exchange, place)
         try:
             await deliver(connection, head, exchange, services, route.endpoint, answer, keep_alive)
+            usage = exchange.usage
+            if usage is not None and usage.prompt_tokens >= LEAST_PROMPT_TOKENS and not answer.response.early:
+                services.afterwards.learn(answer.outgoing, exchange, usage)
         finally:
             answer.close()
     finally:
         if keep_alive is not None:
             keep_alive.stop()
+        if exchange.kept_bytes:
+            services.replays.give_back(exchange.kept_bytes)
 
 
 def _keep_alive(

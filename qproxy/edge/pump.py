@@ -20,6 +20,10 @@ class Sink(Protocol):
 
     def put(self, data: Buffer, /) -> None: ...
 
+    def put_all(self, pieces: Sequence[Buffer], /) -> None:
+        """The same for pieces that follow each other, in one write where that can be."""
+        ...
+
 
 class Source(Protocol):
     """What a pump reads from."""
@@ -50,7 +54,7 @@ class Pump:
         walker: Walker,
         *,
         tap: Callable[[bytes], None] | None = None,
-        hold: Callable[[bytes], Sequence[Buffer]] | None = None,
+        hold: Callable[[bytes], Buffer] | None = None,
         ending: Callable[[], bytes] | None = None,
         notify: Callable[[], None] | None = None,
     ) -> None:
@@ -103,23 +107,20 @@ class Pump:
             self.moved_bytes += len(out)
             if self._tap is not None:
                 self._tap(out)
-            if self._hold is not None:
-                for part in self._hold(out):
-                    self.sink.put(part)
-                out = b""
+        passed: Buffer = out if self._hold is None else self._hold(out)
         if self._walker.done:
             failure: Exception | None = None
+            ending = b""
             try:
                 if self._ending is not None:
-                    out += self._ending()
+                    ending = self._ending()
             except QProxyError as exc:
                 failure = exc
-            if out:
-                self.sink.put(out)
+            self.sink.put_all((passed, ending))
             self._end(failure)
         else:
-            if out:
-                self.sink.put(out)
+            if passed:
+                self.sink.put(passed)
             if self.sink.congested:
                 self._source.pause_for(self.sink)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
@@ -29,6 +29,7 @@ class Transport(Protocol):
     """The part of an asyncio transport that a stream needs."""
 
     def write(self, data: Buffer) -> None: ...
+    def writelines(self, pieces: Sequence[Buffer]) -> None: ...
     def write_eof(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -69,6 +70,10 @@ class Runtime(Protocol):
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer: ...
 
+    def call_from_thread(self, call: Callable[[], None]) -> None:
+        """Call it on the loop's thread, soon; for other threads. Raises RuntimeError where the loop has ended."""
+        ...
+
     def spot(self) -> Spot: ...
 
     @property
@@ -108,6 +113,9 @@ class AsyncioRuntime:
         self.now = time.monotonic  # uvloop's own time stands still while callbacks run, and counts milliseconds
         self.call_later: Callable[[float, Callable[[], None]], Timer] = loop.call_later
         self.outbox = Outbox(loop.call_soon)
+
+    def call_from_thread(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
 
     def spot(self) -> Spot:
         return _FutureSpot(self._loop)

@@ -15,7 +15,7 @@ import logging
 import socket
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -40,6 +40,11 @@ def _one_callback(give_up: Callable[[], None] = lambda: None) -> Iterator[None]:
     except Exception:  # noqa: BLE001
         log.error("internal error\n%s", traceback.format_exc())  # noqa: TRY400
         give_up()
+
+
+def _called_alone(call: Callable[[], None]) -> None:
+    with _one_callback():
+        call()
 
 
 class _ParkingSpot:
@@ -162,6 +167,9 @@ class _Transport:
                 self.close()
                 return
 
+    def writelines(self, pieces: Sequence[Buffer]) -> None:
+        self.write(b"".join(pieces))
+
     def write(self, data: Buffer) -> None:
         if self._closing:
             return
@@ -280,7 +288,11 @@ class TrioRuntime:
         self.call_later = self._timers.call_later
         self.outbox = Outbox(lambda call: self.call_later(0.0, call))
         self.now = trio.current_time
+        self._token = trio.lowlevel.current_trio_token()
         tasks.start_soon(self._timers.run)
+
+    def call_from_thread(self, call: Callable[[], None]) -> None:
+        self._token.run_sync_soon(_called_alone, call)
 
     def spot(self) -> Spot:
         return _ParkingSpot()

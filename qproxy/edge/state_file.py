@@ -19,6 +19,8 @@ from pathlib import Path
 
 from qproxy.core.counts import CountRow
 from qproxy.core.health import StateRow
+from qproxy.core.token_ratio import RatioRow
+from qproxy.edge.ratio_rows import CREATE_RATIOS, put_ratios, ratios_in
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (CREATE_RATIOS,),
 )
 """What leads from each schema version to the next: row 0 makes version 1 of an empty file. Rows are only ever added."""
 
@@ -112,6 +115,8 @@ class StateFile:
         self._identity = _identity(path)
         self._newest_day = ""
         self._states = _states_in(connection)
+        self.ratios = ratios_in(connection)
+        """What was there when it was opened."""
 
     @property
     def account_states(self) -> list[StateRow]:
@@ -126,8 +131,11 @@ class StateFile:
         except OSError:
             return True
 
-    def write(self, counts: Sequence[CountRow], states: list[StateRow] | None) -> None:
-        """Add the counts; put `states` in place of what is there, unless None. What is there already costs nothing.
+    def write(
+        self, counts: Sequence[CountRow], states: list[StateRow] | None, ratios: Sequence[RatioRow] = ()
+    ) -> None:
+        """Add the counts; put `states` in place of what is there, unless None; put `ratios` in place of older ones of
+        the same models. What is there already costs nothing.
 
         All or nothing, and it outlives this process once this returns. Raises StateUnusable.
         """
@@ -136,6 +144,8 @@ class StateFile:
             newest_day = self._add_counts(counts)
             if states is not None:
                 self._replace_states(states)
+            if ratios:
+                put_ratios(self._connection, ratios)
         self._newest_day = newest_day
         self._states = self._states if states is None else states
 
@@ -190,6 +200,12 @@ def read_account_states(folder: Path) -> list[StateRow]:
     """The states of all accounts as last written. No file yet: none. Raises StateUnusable."""
     with _reading(folder) as connection:
         return [] if connection is None else _states_in(connection)
+
+
+def read_ratios(folder: Path) -> list[RatioRow]:
+    """The token ratios of all models as last written. No file yet: none. Raises StateUnusable."""
+    with _reading(folder) as connection:
+        return [] if connection is None else ratios_in(connection)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import anyio.to_thread
 
 from qproxy.core.counts import CountRow, Tally
 from qproxy.core.health import StateRow
+from qproxy.core.token_ratio import MOST_MODELS, RatioRow
 from qproxy.edge.state_file import StateDamaged, StateFile, StateUnusable, open_state_file
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ DAY_S = 24 * 60 * 60
 class Store:
     """The state in `folder`, open inside its `async with`; leaving it writes what is left.
 
-    `note` and `save_account_state` may be called from any thread, never wait and never fail.
+    `note`, `save_account_state` and `save_ratios` may be called from any thread, never wait and never fail.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Store:
         self._states: list[StateRow] | None = None
         self._written_states: list[StateRow] | None = None
         self._restored: list[StateRow] = []
+        self._ratios: dict[str, RatioRow] = {}  # by model; guarded as the tally is
+        self._restored_ratios: list[RatioRow] = []
         self._opened = threading.Event()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qproxy-state", daemon=True)
@@ -86,6 +89,17 @@ class Store:
         """What was in the file when it was opened; nothing where it could not be."""
         return self._restored
 
+    def save_ratios(self, rows: Iterable[RatioRow]) -> None:
+        """Put these in the place of older ones of the same models."""
+        with self._lock:
+            self._ratios.update((row.model, row) for row in rows)
+            while len(self._ratios) > MOST_MODELS:
+                del self._ratios[next(iter(self._ratios))]
+
+    def load_ratios(self) -> list[RatioRow]:
+        """What was in the file when it was opened; nothing where it could not be."""
+        return self._restored_ratios
+
     def _run(self) -> None:
         """The thread, the only one that touches the file."""
         try:
@@ -100,7 +114,8 @@ class Store:
 
     def _open(self) -> None:
         try:
-            self._restored = self._usable_file().account_states
+            file = self._usable_file()
+            self._restored, self._restored_ratios = file.account_states, file.ratios
         except StateUnusable as exc:
             self._give_up(exc)
 
@@ -108,30 +123,32 @@ class Store:
         """Write what has come together, or keep it."""
         with self._lock:
             counts = self._tally.take()
+            ratios, self._ratios = self._ratios, {}
         states = self._states
-        if not counts and states is self._written_states:
+        if not counts and not ratios and states is self._written_states:
             return
         try:
-            self._put(counts, states)
+            self._put(counts, states, ratios)
         except StateUnusable as exc:
-            self._keep(counts)
+            self._keep(counts, ratios)
             self._give_up(exc)
         else:
             self._written_states = states
             self._recover()
 
-    def _put(self, counts: list[CountRow], states: list[StateRow] | None) -> None:
+    def _put(self, counts: list[CountRow], states: list[StateRow] | None, ratios: dict[str, RatioRow]) -> None:
         try:
-            self._usable_file().write(counts, states)
+            self._usable_file().write(counts, states, list(ratios.values()))
         except StateDamaged:
             self._close()  # to open it anew puts it out of the way
-            self._usable_file().write(counts, states)
+            self._usable_file().write(counts, states, list(ratios.values()))
 
-    def _keep(self, counts: list[CountRow]) -> None:
+    def _keep(self, counts: list[CountRow], ratios: dict[str, RatioRow]) -> None:
         """For the next attempt."""
         with self._lock:
             for row in counts:
                 self._tally.add(row)
+            self._ratios = {**ratios, **self._ratios}
 
     def _usable_file(self) -> StateFile:
         if self._file is not None and self._file.was_replaced:

@@ -17,7 +17,7 @@ import math
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -324,28 +324,48 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             data = self._tls.encrypt(data)
         self._write(data)
 
+    def put_soon(self, data: Buffer) -> None:
+        """`put` for a few bytes that others follow: they leave together, or at the end of this turn of the loop."""
+        if not self._closing and not self._writing_ended:
+            self._gather(data if self._tls is None else self._tls.encrypt(data))
+
+    def put_all(self, pieces: Sequence[Buffer]) -> None:
+        """`put` for pieces that follow each other: long ones leave in one write."""
+        if self._tls is not None or sum(map(len, pieces)) <= GATHERED_BYTES:
+            self.put(b"".join(pieces))
+        elif not self._closing and not self._writing_ended and self._transport is not None:
+            gathered = self._take_gathered()
+            self._transport.writelines([piece for piece in (*gathered, *pieces) if piece])
+
     def _write(self, data: Buffer) -> None:
         if not data or self._closing or self._writing_ended or self._transport is None:
             return
         outbox = self._outbox
         if outbox.gathers and self._gathered_bytes + len(data) <= GATHERED_BYTES:
-            if not self._gathered:
-                outbox.add(self)
-            self._gathered.append(data)
-            self._gathered_bytes += len(data)
-            return
-        if self._gathered:
-            self.send_gathered()
-        self._transport.write(data)
-        if not outbox.gathers:
-            outbox.pass_by()
+            self._gather(data)
+        elif self._gathered:
+            self._transport.writelines([*self._take_gathered(), data])
+        else:
+            self._transport.write(data)
+            if not outbox.gathers:
+                outbox.pass_by()
+
+    def _gather(self, data: Buffer) -> None:
+        if not self._gathered:
+            self._outbox.add(self)
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
 
     def send_gathered(self) -> None:
         """Write what was held back until the end of this turn of the loop (`Outbox`)."""
-        gathered, self._gathered = self._gathered, []
-        self._gathered_bytes = 0
+        gathered = self._take_gathered()
         if gathered and self._transport is not None:
             self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def _take_gathered(self) -> list[Buffer]:
+        gathered, self._gathered = self._gathered, []
+        self._gathered_bytes = 0
+        return gathered
 
     async def drain(self) -> None:
         """Wait until the peer has taken enough. Raises StreamLost where it never will."""
@@ -465,10 +485,14 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
     # --- TLS
 
     async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> Stream:
         """Become a TLS client. Raises ssl.SSLError, StreamLost or StreamTimeout."""
-        tls = TlsLayer(ssl_context, server_hostname or "")
+        tls = TlsLayer(ssl_context, server_hostname or "", session)
         self.set_clock(math.inf if timeout is None else timeout, math.inf if timeout is None else timeout)
         complete = False
         while not complete:

@@ -7,10 +7,33 @@ through the same callback with TLS and without. The handshake is driven by the s
 from __future__ import annotations
 
 import ssl
+from collections import deque
 
 from qproxy.core.splice import Buffer
 
+KEPT_SESSIONS = 4
 _READ_BYTES = 256 * 1024
+
+
+class TlsSessions:
+    """The last sessions with one origin, each to be resumed once: a ticket that is shown twice ties both connections
+    together for whoever watches (RFC 8446 C.4). A peer that refuses one makes a full handshake of it by itself."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: deque[ssl.SSLSession] = deque(maxlen=KEPT_SESSIONS)
+
+    def take(self) -> ssl.SSLSession | None:
+        """The newest one; None where there is none left."""
+        return self._kept.pop() if self._kept else None
+
+    def keep(self, connection: ssl.SSLObject) -> None:
+        """Keep what the peer gave this connection to resume, if it gave anything. In TLS 1.3 tickets come some time
+        after the handshake."""
+        session = connection.session
+        if session is not None and (session.has_ticket or session.id):
+            self._kept.append(session)
 
 
 class TlsLayer:

@@ -7,7 +7,7 @@ carried half way cannot be repeated; and there are too few of them for reuse to 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode
 
@@ -127,6 +127,10 @@ class _Answer:
 
     def __init__(self) -> None:
         self.body = bytearray()
+
+    def put_all(self, pieces: Sequence[Buffer]) -> None:
+        for piece in pieces:
+            self.put(piece)
 
     def put(self, piece: Buffer) -> None:
         self.body += piece

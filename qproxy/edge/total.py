@@ -24,10 +24,7 @@ def total_clock(connection: Connection, total_s: float, runtime: Runtime) -> Abs
 
 @contextmanager
 def _within(connection: Connection, total_s: float, runtime: Runtime) -> Iterator[None]:
-    error = UpstreamError(
-        "total_timeout",
-        f"The answer was not complete after {total_s:g} s. If it may take longer, raise timeouts.total_s.",
-    )
+    error = _too_late(total_s)
     scope = anyio.CancelScope()
 
     def expire() -> None:
@@ -44,4 +41,11 @@ def _within(connection: Connection, total_s: float, runtime: Runtime) -> Iterato
         if connection.broken_off is error:
             connection.broken_off = None
     if scope.cancelled_caught:
-        raise error
+        raise _too_late(total_s)  # another one: `error` belongs to a frame that the traceback of what is raised holds
+
+
+def _too_late(total_s: float) -> UpstreamError:
+    return UpstreamError(
+        "total_timeout",
+        f"The answer was not complete after {total_s:g} s. If it may take longer, raise timeouts.total_s.",
+    )

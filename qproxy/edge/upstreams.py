@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import anyio.abc
 import httpcore
 
 from qproxy.core.account import Wish
 from qproxy.core.exchange import Attempt
 from qproxy.core.http1 import RequestHead
-from qproxy.core.limits import BYTES_PER_TOKEN, Limits, Timeouts
+from qproxy.core.limits import Limits, Timeouts
 from qproxy.core.models import Choice
 from qproxy.core.outgoing import CHUNKED, IDENTITY, UpstreamFace, content_length
 from qproxy.core.patience import Patience
+from qproxy.core.token_ratio import TokenRatios
 from qproxy.core.upstream import BaseUrl, Credential, Upstream
 from qproxy.edge.connect import NameNotFound, NetworkBackend, NoDescriptors, TlsFailed, is_shortage
 from qproxy.edge.http11 import KnownBody, LiveBody, UpstreamResponse
@@ -45,6 +47,7 @@ class Outgoing:
     body_bytes: int  # known or announced size; 0 where it is not known
     wish: Wish
     whole: Callable[[], Awaitable[KnownBody]] | None = None  # a live body as one that can be sent again
+    kept: Sequence[bytes] = ()  # as much of a live body as has come
     again: Callable[[Choice], Awaitable[Outgoing]] | None = None  # the same request for another place
     is_pinned: bool = False  # the client named its upstream or its account
 
@@ -80,9 +83,12 @@ class Upstreams:
         timeouts: Timeouts,
         make_ssl_context: Callable[[], ssl.SSLContext],
         user_agent: str,
+        ratios: TokenRatios,
+        tasks: anyio.abc.TaskGroup,
     ) -> None:
         self._upstreams = upstreams
         self._runtime = runtime
+        self._tasks = tasks
         self._limits = limits
         self._clocks = {
             "pool": timeouts.pool_wait_s,
@@ -95,6 +101,7 @@ class Upstreams:
         self._user_agent = user_agent.encode()
         self._network = NetworkBackend(runtime)
         self._patience = Patience(timeouts)
+        self._ratios = ratios
         self._pools: dict[OriginKey, Pool] = {}
         self._lines: dict[tuple[str, Credential], tuple[UpstreamFace, Pool]] = {}
 
@@ -112,7 +119,8 @@ class Upstreams:
         try:
             response = await pool.handle_async_request(request)
         except StreamTimeout as exc:
-            raise _no_first_byte(outgoing, first_byte_s) from exc
+            tokens = self._ratios.tokens_in(outgoing.model, outgoing.body_bytes)
+            raise _no_first_byte(outgoing, tokens, first_byte_s) from exc
         except _FAILURES as exc:
             raise _translated(exc) from exc
         if response.status == 200 and attempt.uploaded:
@@ -142,6 +150,12 @@ class Upstreams:
         if response.status != 200:
             raise UpstreamError("upstream_protocol_error", f"The upstream's model list answered {response.status}.")
         return body
+
+    def warm_up(self) -> None:
+        """Begin to open what is to be open ahead of the requests, where no credential has to say first where to."""
+        for upstream in self._upstreams.values():
+            if upstream.warm and upstream.base is not None:
+                self._pool(upstream, upstream.base)
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -183,6 +197,8 @@ class Upstreams:
                 keepalive_s=upstream.keepalive_s,
                 limits=self._limits,
             )
+            if upstream.warm:
+                pool.keep_warm(upstream.warm, self._tasks, self._clocks)
         return pool
 
     def _tls(self) -> ssl.SSLContext:
@@ -214,10 +230,10 @@ def _request(method: bytes, url: httpcore.URL, body: KnownBody | LiveBody | None
     return request
 
 
-def _no_first_byte(outgoing: Outgoing, waited_s: float) -> UpstreamError:
+def _no_first_byte(outgoing: Outgoing, prompt_tokens: int, waited_s: float) -> UpstreamError:
     """What happened, and what helps."""
     setting = "first_byte_plain_s" if outgoing.is_plain else "first_byte_stream_s"
-    tokens = int(float(f"{outgoing.body_bytes / BYTES_PER_TOKEN:.2g}"))
+    tokens = int(float(f"{prompt_tokens:.2g}"))
     length = f", of about {tokens:,} tokens," if tokens else ""
     advice = f"raise timeouts.{setting} or timeouts.first_byte_per_100k_tokens_s, or send less context"
     if outgoing.is_plain:

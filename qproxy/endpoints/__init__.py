@@ -13,11 +13,13 @@ from qproxy.endpoints.embeddings import EMBEDDINGS
 from qproxy.endpoints.forwarded import FORWARDED_ONLY
 from qproxy.endpoints.health import HEALTH, LIVEZ, READYZ
 from qproxy.endpoints.models import MODEL, MODELS
+from qproxy.endpoints.prompts import PROMPTS
 from qproxy.endpoints.responses import RESPONSES
 from qproxy.endpoints.root import ROOT
+from qproxy.endpoints.tokens import COUNT_TOKENS, TOKENIZE
 
 FORWARD_ENDPOINTS: tuple[ForwardEndpoint, ...] = (CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS, RESPONSES, *FORWARDED_ONLY)
 LOCAL_ENDPOINTS: tuple[LocalEndpoint, ...] = (
-    MODELS, MODEL, HEALTH, LIVEZ, READYZ, ROOT, *AUTH_ENDPOINTS,
+    MODELS, MODEL, TOKENIZE, COUNT_TOKENS, HEALTH, LIVEZ, READYZ, ROOT, *AUTH_ENDPOINTS, PROMPTS,
 )  # fmt: skip
 ENDPOINTS: tuple[Endpoint, ...] = (*FORWARD_ENDPOINTS, *LOCAL_ENDPOINTS)

@@ -133,7 +133,7 @@ def test_forms_of_qproxy_have_names_of_their_own() -> None:
     "argv",
     [
         ["run", "--against", "squid"],
-        ["run", "--scenarios", "T9"],
+        ["run", "--scenarios", "T99"],
         ["run", "--backend", "curio"],
         ["run", "--variant", "quiet"],
         ["install", "squid"],

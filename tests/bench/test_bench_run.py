@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.context import Effort
+from bench.link import Shape
 from bench.results import Run
 from bench.rivals.base import Command, Rival, Site
 from bench.runner import Plan, execute
-from bench.scenarios import SCENARIOS, t1_small, t2_latency, t4_paced, t5_memory, t8_watching
+from bench.scenarios import SCENARIOS, t1_small, t2_latency, t4_paced, t5_memory, t8_watching, t9_link
 from tests.bench.bench_field import TINY
 
 
@@ -55,6 +56,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(t8_watching, "CHUNKS", 3)
     for name in ("WINDOW_S", "RAMP_S"):
         monkeypatch.setattr(t8_watching, name, 0.05)
+    monkeypatch.setattr(t9_link, "SHAPE", Shape(rtt_s=0.01, bytes_per_s=1e8))
+    monkeypatch.setattr(t9_link, "SEEN_S", 0.01)
 
 
 @pytest.mark.usefixtures("small")
@@ -70,6 +73,7 @@ def test_every_scenario_measures_a_proxy(tools: Path) -> None:
     assert 0 < samples["T5"].figures["idle_mb"] < 10
     assert "per_stuck_reader_kib" in samples["T5"].figures
     assert samples["T8"].figures == {}  # it has no form without watching
+    assert {"direct_new_ms", "direct_kept_ms", "new_ms", "kept_ms", "kept_over_direct"} == set(samples["T9"].figures)
     assert not samples["T1"].faults + samples["T2"].faults + samples["T4"].faults
     assert [subject.version for subject in run.subjects] == ["", "stand-in 1"]
 
@@ -92,6 +96,16 @@ def test_watching_is_measured_beside_a_form_without_it(tools: Path) -> None:
     assert sample.faults == []
     assert sample.figures["watched@T1"] > 0
     assert sample.figures["watched@T4"] > 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_form_with_connections_ahead_is_measured_over_the_link(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(t9_link, "WARM_IDLE_S", 0.01)
+    argv = (str(tools / "mock"), "--port", "{port}")
+    rival = replace(stand_in("qproxy", *argv), warmed=stand_in("qproxy@warm", *argv))
+    (sample,) = run_of(tools, (rival,), "T9").samples
+    assert sample.faults == []
+    assert sample.figures["spare_ms"] > 0
 
 
 def test_a_form_without_watching_that_does_not_start_is_a_fault(tools: Path) -> None:

@@ -136,7 +136,8 @@ class TestTables:
     def test_everything_that_can_be_set(self, place: Place) -> None:
         place.write(
             "upstream = 'mine'\n" + MINE + "key = 'env:MY_KEY'\nforward_user_agent = true\nkeepalive_s = 20\n"
-            "max_connections = 7\nmax_exchanges = 5\ndefault_model = 'm'\nheaders = {X-One = '1', X-Two = 'ü'}\n"
+            "max_connections = 7\nwarm = 2\nmax_exchanges = 5\nmax_per_account = 3\ndefault_model = 'm'\n"
+            "headers = {X-One = '1', X-Two = 'ü'}\n"
         )
         place.environ["MY_KEY"] = "k"
         settings = place.load()
@@ -150,7 +151,9 @@ class TestTables:
             forward_user_agent=True,
             keepalive_s=20.0,
             max_connections=7,
+            warm=2,
             max_exchanges=5,
+            max_per_account=3,
             default_model="m",
         )
 
@@ -245,7 +248,9 @@ class TestTables:
             (MINE + "key = 3", "key in [upstreams.mine] in qproxy.toml = (hidden)"),
             (MINE + "keepalive_s = 0", "keepalive_s in [upstreams.mine]"),
             (MINE + "max_connections = 0", "max_connections in [upstreams.mine]"),
+            (MINE + "warm = -1", "warm in [upstreams.mine]"),
             (MINE + "max_exchanges = -1", "max_exchanges in [upstreams.mine]"),
+            (MINE + "max_per_account = -1", "max_per_account in [upstreams.mine]"),
             (MINE + "headers = 'x'", "headers in [upstreams.mine] in qproxy.toml = 'x': must be a table"),
             (MINE + "headers = {'a b' = 'x'}", "= 'a b': must be"),
             (MINE + "headers = {Host = 'x'}", "must not set Host"),

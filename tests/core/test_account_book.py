@@ -8,7 +8,7 @@ from qproxy.core.account import AccountBook, AccountKind, Standing, Wish
 from qproxy.core.affinity import Conversation
 from qproxy.core.classify import GOOD
 from qproxy.core.rotation import POLICIES
-from qproxy.errors import DownstreamError
+from qproxy.errors import DownstreamError, InternalError
 from tests.support.account_books import (
     AUTH,
     BILLING,
@@ -73,6 +73,43 @@ class TestLeases:
         assert book.reads_conversation(UP) is expected
         book.retire(UP, "a")
         assert not book.reads_conversation(UP)
+
+    def test_an_account_with_as_many_as_it_may_have_is_passed_over(self) -> None:
+        book = AccountBook(lambda _: POLICIES["fill_first"](), places={UP: 2})
+        for account in ("a", "b"):
+            book.add(UP, account, AccountKind.API_KEY)
+        leases = [book.lease(UP, QWEN, NOON_S) for _ in range(4)]
+        assert [each.account_id for each in leases] == ["a", "a", "b", "b"]
+        for wish in (QWEN, named("a")):
+            with pytest.raises(InternalError) as caught:
+                book.lease(UP, wish, NOON_S)
+            assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1)
+        leases[1].give_back()
+        assert book.lease(UP, named("a"), NOON_S).account_id == "a"
+
+    def test_also_a_lone_one(self) -> None:
+        book = AccountBook(places={UP: 1})
+        book.add(UP, "a", AccountKind.API_KEY)
+        with book.lease(UP, QWEN, NOON_S), pytest.raises(InternalError):
+            book.lease(UP, QWEN, NOON_S)
+        assert view(book, "a").in_flight == 0
+        book.add("other", "a", AccountKind.API_KEY)
+        assert [book.lease("other", QWEN, NOON_S).account_id for _ in range(3)] == ["a"] * 3
+
+    def test_a_question_of_our_own_goes_beside_the_limit(self) -> None:
+        book = AccountBook(places={UP: 1})
+        book.add(UP, "a", AccountKind.API_KEY)
+        with book.lease(UP, QWEN, NOON_S), book.lease(UP, Wish(needs_place=False), NOON_S):
+            assert view(book, "a").in_flight == 2
+        assert view(book, "a").in_flight == 0
+
+    def test_one_that_is_out_is_not_busy(self) -> None:
+        """Waiting for its requests would not help."""
+        book = AccountBook(lambda _: POLICIES["fill_first"](), places={UP: 1})
+        for account in ("a", "b"):
+            book.add(UP, account, AccountKind.API_KEY)
+            assert use(book, RATE) == account
+        assert refused(book).code == "all_accounts_limited"
 
     def test_upstreams_do_not_know_each_other(self) -> None:
         book = book_of("a")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qproxy.core.causes import STATUS_OF
-from qproxy.core.classify import Cause, hidden_error
+from qproxy.core.classify import Cause, hidden_error, late_error
 from qproxy.core.error_body import BODY_BYTES
 from tests.support.error_bodies import (
     BACKEND,
@@ -128,3 +128,25 @@ class TestHiddenErrors:
         body = envelope("insufficient_quota", "", QUOTA_TEXT)
         assert hidden_error(body) is not None
         assert hidden_error(body + b" " * BODY_BYTES) is None
+
+
+CONTENT = b'data: {"choices":[{"delta":{"content":"an error, of code 7"}}]}\n\n'
+SAID = b"data: " + envelope("insufficient_quota", "", QUOTA_TEXT) + b"\n\n"
+USAGE = b'data: {"choices":[],"usage":{"total_tokens":7}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class TestLateErrors:
+    @pytest.mark.parametrize("behind", [b"", SAID, DONE, USAGE + DONE, SAID + USAGE + DONE])
+    @pytest.mark.parametrize("before", [b"", CONTENT * 9, CONTENT[9:], b"error"])
+    def test_an_error_at_the_end(self, before: bytes, behind: bytes) -> None:
+        found = late_error((before + b"\n\n" if before == b"error" else before) + SAID + behind)
+        assert found is not None
+        assert found.cause is Cause.QUOTA
+
+    @pytest.mark.parametrize("tail", [b"", DONE, CONTENT * 9, CONTENT * 3 + USAGE + DONE, SAID[:-20], SAID[9:]])
+    def test_none(self, tail: bytes) -> None:
+        assert late_error(tail) is None
+
+    def test_one_that_was_not_the_end(self) -> None:
+        assert late_error(SAID + CONTENT * 9) is None

@@ -7,18 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qproxy.core.replay import HeldTail, ReplayBuffer
+from qproxy.core.replay import HeldTail, ReplayBudget, ReplayBuffer
 from qproxy.core.splice import rename_in_tail
 from qproxy.errors import DownstreamError
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(min_value=1, max_value=30))
 def test_all_but_the_end_goes_on_at_once(pieces: list[bytes], window_bytes: int) -> None:
-    held = HeldTail(window_bytes, bytes.upper)
     whole = b"".join(pieces)
-    gone = b""
-    for piece in pieces:
-        gone += b"".join(bytes(part) for part in held.push(piece))
+    held = HeldTail(len(whole), window_bytes, bytes.upper)
+    gone = b"".join(bytes(held.push(piece)) for piece in pieces)
     assert len(whole) - len(gone) == min(window_bytes, len(whole))
     assert gone + held.finish() == whole[: len(gone)] + whole[len(gone) :].upper()
 
@@ -64,3 +62,30 @@ def test_the_length_stays(name: str) -> None:
     renamed = rename_in_tail(tail, lambda model: model.removeprefix("up:"))
     assert len(renamed) == len(tail)
     assert orjson.loads(b'{"m":["a",' + renamed)["model"] == name
+
+
+def test_a_budget_lends_what_it_has() -> None:
+    budget = ReplayBudget(10)
+    assert budget.take(6)
+    assert not budget.take(5)
+    assert budget.take(4)
+    assert budget.taken_bytes == 10
+    budget.give_back(6)
+    assert budget.take(5)
+
+
+def test_more_cannot_come_back_than_was_taken() -> None:
+    budget = ReplayBudget(10)
+    assert budget.take(6)
+    budget.give_back(6)
+    with pytest.raises(RuntimeError):
+        budget.give_back(1)
+    assert budget.taken_bytes == 0
+
+
+def test_what_is_held_may_be_views() -> None:
+    held = HeldTail(6, 3, bytes.upper)
+    assert held.push(memoryview(b"ab")) == b"ab"
+    assert held.push(memoryview(b"cd")) == b"c"
+    assert held.push(b"ef") == b""
+    assert held.finish() == b"DEF"

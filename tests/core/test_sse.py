@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qproxy.core.framing import ChunkRelay
-from qproxy.core.sse import DONE_EVENT, FINISH_REASON, TAIL_BYTES, TailWatch
+from qproxy.core.sse import DONE_EVENT, FINISH_REASON, TAIL_BYTES, TailWatch, first_event, last_events, says_nothing
 
 MARKERS = (DONE_EVENT, FINISH_REASON)
 CONTENT = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -157,3 +157,28 @@ def test_events_with_cr_lf_behind_half_a_chunk() -> None:
     assert len(payload) > TAIL_BYTES - 20
     alone = watching(chunk(long + b"\r\nda\r\n"), in_chunks=True).payload()
     assert (long + b"\r\nda\r\n").endswith(alone)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\r\n", b": a\n\n", b":\r\n\r\n", b"event: x\nid: 1\n\n", b"retry: 5", b" \t\n: data"]
+)
+def test_nothing_has_been_said(payload: bytes) -> None:
+    assert says_nothing(payload)
+
+
+@pytest.mark.parametrize("payload", [b"d", b"data:", b"{", b": a\n{}", b"\x1f\x8b", b"0", b"event\n: a", b"id:\n\nx"])
+def test_something_has_been_said(payload: bytes) -> None:
+    assert not says_nothing(payload)
+
+
+@given(st.lists(st.sampled_from([b": x\n", b"event: y\n", b"\n", b"\r\n", b"id:\n", b"data: z\n", b"{}"])))
+def test_whoever_has_sent_an_event_with_data_has_said_something(lines: list[bytes]) -> None:
+    payload = b"".join(lines)
+    assert says_nothing(payload) is not any(line in (b"data: z\n", b"{}") for line in lines)
+    assert not (says_nothing(payload) and first_event(payload))
+
+
+def test_the_last_events_come_first() -> None:
+    assert last_events(b"".join(b"data: %d\r\n\r\n" % number for number in range(9)))[:2] == [b"data: 8", b"data: 7"]
+    assert last_events(b"half\n\n" + DONE + b": x") == [b": x", b"data: [DONE]", b"half"]
+    assert last_events(b"") == []

@@ -121,6 +121,16 @@ async def test_broken_chunks(text: str) -> None:
     assert await left_behind(send_broken) == {}
 
 
+async def test_bodies_that_name_two_models() -> None:
+    request = post(PATH, body("m", LONG)[:-1] + b',"model":"n"}', b"Connection: close")
+
+    async def ask(client: RawClient) -> None:
+        answer = await client.ask(request)
+        assert answer.error_code == "duplicate_key"
+
+    assert await left_behind(ask) == {}
+
+
 async def test_clients_that_leave_while_they_wait() -> None:
     async def ask_and_leave(client: RawClient) -> None:
         await client.wire.send(post(PATH, body("sim-slow-head", SHORT)))

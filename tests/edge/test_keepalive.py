@@ -212,7 +212,7 @@ NO_STREAM: dict[str, tuple[Sequence[Step], str]] = {
     "a reset": ([reset()], "upstream_closed"),
     "half a head": ([send(b"HTTP/1.1 200 OK\r\nCont"), close()], "upstream_closed"),
     "a head and no body": ([send(stream_head()), close()], "upstream_closed"),
-    "a stream without an end": ([send(stream_head() + LAST)], "stream_truncated"),
+    "an empty stream": ([send(stream_head() + LAST)], "upstream_protocol_error"),
 }
 
 

@@ -44,7 +44,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def outbox(loop: Loop) -> Outbox:
-    return Outbox(loop.calls.append)
+    return Outbox(lambda call: loop.calls.append(call))
 
 
 def write(outbox: Outbox, times: int) -> None:
@@ -80,6 +80,21 @@ def test_where_there_is_no_crowd_writes_leave_at_once_again(outbox: Outbox, loop
     assert not outbox.gathers
     write(outbox, TRIED_EVERY)
     assert outbox.gathers
+
+
+class Broken(Sender):
+    def send_gathered(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_one_that_fails_keeps_nobody_else_from_being_sent(outbox: Outbox, loop: Loop) -> None:
+    senders = [Sender(), Broken(), Sender(), Sender()]
+    for sender in senders:
+        outbox.add(sender)
+    with pytest.raises(ZeroDivisionError):
+        loop.end_turn()
+    loop.end_turn()
+    assert [sender.sent for sender in senders] == [1, 0, 1, 1]
 
 
 @pytest.mark.anyio

@@ -35,9 +35,9 @@ class PoolMachine(RuleBasedStateMachine):
         self._stage: PoolStage | None = None
         self._context: AbstractContextManager[PoolStage] | None = None
 
-    @initialize(capacity=st.integers(1, 3))
-    def begin(self, capacity: int) -> None:
-        self._context = self._portal.wrap_async_context_manager(pool_stage(capacity))
+    @initialize(capacity=st.integers(1, 3), warm=st.sampled_from([0, 0, 1, 2]))
+    def begin(self, capacity: int, warm: int) -> None:
+        self._context = self._portal.wrap_async_context_manager(pool_stage(capacity, warm))
         self._stage = self._context.__enter__()
 
     @property

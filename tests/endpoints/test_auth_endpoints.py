@@ -186,6 +186,7 @@ class TestAdmission:
         ("POST", "/auth/poll"),
         ("GET", "/v1/debug/token"),
         ("GET", "/v1/debug/auth/test"),
+        ("GET", "/v1/debug/prompts"),
     )
 
     @pytest.mark.parametrize(

@@ -12,15 +12,19 @@ from qproxy import __version__
 from qproxy.core.catalogue import ModelEntry, merge, parse_listing
 from qproxy.core.local import (
     AuthTest,
+    CacheReport,
+    LimitReport,
     LocalAnswer,
     LocalRequest,
     LocalServices,
     LoginStanding,
     OpenLogin,
+    RatioReport,
     TokenReport,
     UpstreamHealth,
 )
 from qproxy.core.route import LocalEndpoint, RouteTable
+from qproxy.core.tokens import Counted, Shape
 from qproxy.endpoints import ENDPOINTS
 from qproxy.errors import DownstreamError, InternalError, QProxyError
 
@@ -80,6 +84,28 @@ class NoDiagnosis:
         raise NotImplementedError
 
 
+class NoCounts:
+    """The same."""
+
+    async def count(
+        self, body: bytes, shape: Shape, model: str | None = None, *, may_want_ids: bool = False
+    ) -> Counted:
+        raise NotImplementedError
+
+
+class NoPrompts:
+    """The same."""
+
+    def ratios(self) -> Sequence[RatioReport]:
+        raise NotImplementedError
+
+    def limits(self) -> Sequence[LimitReport]:
+        raise NotImplementedError
+
+    def cache(self) -> Sequence[CacheReport]:
+        raise NotImplementedError
+
+
 MODELS = merge(
     [parse_listing(b'[{"id":"qwen3-max"},{"id":"kimi/kimi-k3"}]', "one"), parse_listing(b'[{"id":"qwen3-max"}]', "two")]
 )
@@ -88,7 +114,9 @@ MODELS = merge(
 async def ask(path: bytes, health: FixedHealth | None = None) -> LocalAnswer:
     route = TABLE.match(b"GET", path)
     assert isinstance(route.endpoint, LocalEndpoint)
-    services = LocalServices(FixedCatalogue(MODELS), health or FixedHealth(), NoLogins(), NoDiagnosis())
+    services = LocalServices(
+        FixedCatalogue(MODELS), health or FixedHealth(), NoLogins(), NoDiagnosis(), NoPrompts(), NoCounts(), lambda _: None
+    )
     return await route.endpoint.answer(LocalRequest(b"GET", path, route.tail, b"", services))
 
 

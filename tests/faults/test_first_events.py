@@ -167,7 +167,7 @@ class TestABody:
         got_status, body, end = await answered([answer(200, [JSON_TYPE], payload)], PLAIN)
         assert (got_status, end, orjson.loads(body)["error"]["code"]) == (status, End.WHOLE, code)
 
-    @pytest.mark.parametrize("body", [b"{}", b"", b"not json", b'{"choices":[],"error":null}', b'["error"]'])
+    @pytest.mark.parametrize("body", [b"{}", b"[]", b"not json", b'{"choices":[],"error":null}', b'["error"]'])
     async def test_anything_else_passes_as_it_is(self, body: bytes) -> None:
         assert await answered([answer(200, [JSON_TYPE], body)], PLAIN) == (200, body, End.WHOLE)
 

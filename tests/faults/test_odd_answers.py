@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -57,11 +58,73 @@ def is_whole_and_good(got: Answer) -> bool:
     return got.status == 200 and got.end is End.WHOLE and b'"error"' not in got.body
 
 
-@pytest.mark.parametrize("framing", ["chunks", "close"])
-async def test_an_empty_stream_is_no_success(framing: str) -> None:
-    """U28, U30."""
-    wire = stream_head() + chunk(b"") if framing == "chunks" else head(200, [STREAM_TYPE])
-    assert not is_whole_and_good(await answered(wire, closes=framing == "close"))
+COMMENTS = b": wait\n\nretry: 5\n\n"
+JSON_CHUNKS = head(200, [JSON_TYPE, (b"transfer-encoding", b"chunked")])
+SILENT: dict[str, tuple[bytes, str]] = {
+    "a stream of no chunks": (stream_head() + chunk(b""), "upstream_protocol_error"),
+    "a stream of no length": (answer(200, [STREAM_TYPE]), "upstream_protocol_error"),
+    "a stream that is closed": (head(200, [STREAM_TYPE]), "upstream_protocol_error"),
+    "comments and an end": (stream_head() + chunk(COMMENTS) + chunk(b""), "upstream_protocol_error"),
+    "comments and no end": (stream_head() + chunk(COMMENTS), "upstream_closed"),
+    "comments and no HTTP": (stream_head() + chunk(COMMENTS) + b"zz\r\n", "upstream_protocol_error"),
+    "an event without data": (stream_head() + chunk(b"event: ping\nid: 1\n\n") + chunk(b""), "upstream_protocol_error"),
+    "JSON of no length": (answer(200, [JSON_TYPE]), "upstream_protocol_error"),
+    "JSON of no chunks": (JSON_CHUNKS + chunk(b""), "upstream_protocol_error"),
+    "JSON that is closed": (head(200, [JSON_TYPE]), "upstream_protocol_error"),
+    "JSON that breaks off": (head(200, [JSON_TYPE, (b"content-length", b"9")]), "upstream_closed"),
+    "nothing of no kind": (head(200), "upstream_protocol_error"),
+    "nothing of no kind and length": (answer(200), "upstream_protocol_error"),
+    "no text": (answer(200, [(b"content-type", b"text/plain")]), "upstream_protocol_error"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+async def test_an_answer_that_says_nothing_is_an_error(case: str) -> None:
+    """U08, U30: nothing has gone down yet, so nobody need take it for a success."""
+    wire, code = SILENT[case]
+    script = [expect_request(), send(wire), close()]
+    good = [expect_request(), send(answer(200, [JSON_TYPE], b"{}"))]
+    async with scripted_upstream(script, good) as upstream, app.running(settings_for(upstream.url)) as proxy:
+        async with raw_client(proxy.url) as client:
+            got = await client.ask(STREAM)
+            assert (got.status, got.error_code, got.end) == (502, code, End.WHOLE)
+            assert got.header(b"x-should-retry") == b"true"
+            assert bytes((await client.ask(PLAIN)).body) == b"{}"
+
+
+@pytest.mark.parametrize("wire", [stream_head() + chunk(b""), answer(200, [JSON_TYPE]), answer(200, [STREAM_TYPE])])
+async def test_a_connection_on_which_nothing_was_said_is_not_kept(wire: bytes) -> None:
+    """U30."""
+    good = [expect_request(), send(answer(200, [JSON_TYPE], b"{}"))]
+    silent = [expect_request(), send(wire), expect_request(), send(answer(418, [JSON_TYPE], b"{}"))]
+    async with scripted_upstream(silent, good) as upstream:
+        async with app.running(settings_for(upstream.url)) as proxy, raw_client(proxy.url) as client:
+            assert [(await client.ask(PLAIN)).status for _ in range(2)] == [502, 200]
+            assert len(upstream.connections) == 2
+
+
+@pytest.mark.parametrize("peek_s", [0.0, 0.05])
+async def test_one_that_says_nothing_for_too_long_is_told_in_the_stream(peek_s: float) -> None:
+    """U28: its head is not held for ever."""
+    late = anyio.Event()
+    script = [expect_request(), send(stream_head() + chunk(COMMENTS)), wait_for(late), send(chunk(b""))]
+    async with scripted_upstream(script) as upstream:
+        settings = settings_for(upstream.url)
+        settings = replace(settings, timeouts=replace(settings.timeouts, peek_s=peek_s))
+        async with app.running(settings) as proxy, raw_client(proxy.url) as client:
+            await client.send(STREAM)
+            got = await client.begin()
+            late.set()
+            while got.end is End.OPEN:
+                await client.more(got)
+            assert (got.status, got.end) == (200, End.FIN)
+            assert b"stream_truncated" in got.body
+
+
+async def test_elsewhere_an_empty_answer_may_be_right() -> None:
+    """What is only passed on is not judged."""
+    got = await answered(answer(200), request_head("DELETE", "/v1/files/f"))
+    assert (got.status, bytes(got.body), got.end) == (200, b"", End.WHOLE)
 
 
 @pytest.mark.parametrize("payload", [b"", FIRST_EVENT, FIRST_EVENT * 3])

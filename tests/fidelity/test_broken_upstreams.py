@@ -71,6 +71,8 @@ UNUSABLE: dict[str, tuple[bytes, str]] = {
     "300 fields": (head(200, [(b"x", b"y")] * 300), "upstream_protocol_error"),
     "17 interim answers": (b"HTTP/1.1 103 Early\r\n\r\n" * 17 + answer(200), "upstream_protocol_error"),
     "a bad first chunk": (stream_head() + b"zz\r\n", "upstream_protocol_error"),
+    "a head and nothing behind it": (stream_head(), "upstream_closed"),
+    "an empty stream": (stream_head() + LAST, "upstream_protocol_error"),
 }
 
 
@@ -106,7 +108,6 @@ def in_band_code(got: Answer, sent: bytes) -> object:
 
 
 BROKEN_STREAMS: dict[str, tuple[list[bytes], bytes, str | None]] = {
-    "cut after the head": ([stream_head()], b"", "upstream_closed"),
     "cut between events": ([stream_head(), chunk(FIRST)], FIRST, "upstream_closed"),
     "cut between events of CR LF": ([stream_head(), chunk(CRLF)], CRLF, "upstream_closed"),
     "cut in a size line": ([stream_head(), chunk(FIRST), b"1"], FIRST, "upstream_closed"),
@@ -120,7 +121,6 @@ BROKEN_STREAMS: dict[str, tuple[list[bytes], bytes, str | None]] = {
     "a bad size line in the same read": ([stream_head(), chunk(FIRST) + b"-1\r\n"], FIRST, "upstream_closed"),
     "a clean end without an end": ([stream_head(), chunk(FIRST), LAST], FIRST, "stream_truncated"),
     "a clean end in one write": ([stream_head() + chunk(FIRST) + LAST], FIRST, "stream_truncated"),
-    "an empty stream": ([stream_head() + LAST], b"", "stream_truncated"),
     "a finish reason inside a text": (
         [stream_head(), chunk(event(rb'{"content":"\"finish_reason\":\"stop\""}')), LAST],
         event(rb'{"content":"\"finish_reason\":\"stop\""}'),

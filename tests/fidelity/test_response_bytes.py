@@ -80,7 +80,7 @@ async def test_random_streams(player: Player, texts: list[str], cuts: list[int],
 
 
 @OFTEN
-@given(body=st.binary(max_size=3000), cuts=CUTS, framing=st.sampled_from(["length", "chunks", "close"]))
+@given(body=st.binary(min_size=1, max_size=3000), cuts=CUTS, framing=st.sampled_from(["length", "chunks", "close"]))
 async def test_random_plain_bodies(player: Player, body: bytes, cuts: list[int], framing: str) -> None:
     """No JSON is expected of them: what the upstream says is JSON is passed on."""
     async with raw_client(player.url) as client:

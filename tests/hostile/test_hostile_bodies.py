@@ -10,6 +10,7 @@ import pytest
 from qproxy.core.framing import LAST_CHUNK
 from qproxy.simulator.wire import PeerLeft
 from tests.hostile.conftest import Recorder, guarded
+from tests.support.hostile_requests import BROKEN_CHUNKS
 from tests.support.leaks import silent_port, turns
 from tests.support.raw_client import End, RawClient, chunks, cut_at, post, raw_client, request_head
 
@@ -23,29 +24,6 @@ PATHS = {"stored": "/v1/chat/completions", "passed on": "/v1/files", "answered h
 CHUNKED = {name: request_head("POST", path, JSON, b"Transfer-Encoding: chunked") for name, path in PATHS.items()}
 GOOD = b'5\r\n{"a":\r\n'
 
-BROKEN: dict[str, bytes] = {
-    "C16 plus": b"+1\r\n1\r\n",
-    "C16 minus": b"-1\r\n1\r\n",
-    "C16 0x": b"0x1\r\n1\r\n",
-    "C16 underscore": b"1_0\r\n1\r\n",
-    "C16 space before": b" 1\r\n1\r\n",
-    "C16 empty": b"\r\n1\r\n",
-    "C16 17 digits": b"00000000000000001\r\n1\r\n",
-    "C16 2**64": b"FFFFFFFFFFFFFFFFF\r\n1\r\n",
-    "C16 wrong end": b"1\r\n1}\r\n",
-    "C16 bare LF behind the size": b"1\n1\r\n",
-    "C16 bare LF behind the payload": b"1\r\n1\n0\r\n\r\n",
-    "C16 bare LF in an extension": b"1;a\nb\r\n1\r\n",
-    "C16 bare CR in an extension": b"1;a\rb\r\n1\r\n",
-    "C16 NUL in an extension": b"1;\x00\r\n1\r\n",
-    "C16 LF LF as the last chunk": b"0\n\n",
-    "C17 huge extension": b"1;" + b"x" * 300,
-    "C17 huge extensions": (b"1;" + b"x" * 200 + b"\r\n1\r\n") * 500,
-    "C17 one-byte chunks": b"1\r\n1\r\n" * 20_000,
-    "C32 trailer without a colon": b"0\r\nnothing\r\n\r\n",
-    "C32 endless trailers": b"0\r\n" + b"a: b\r\n" * 2000,
-}
-
 
 async def refusal(client: RawClient) -> tuple[int, object]:
     """Status and code of the answer, after which the server must close."""
@@ -56,11 +34,11 @@ async def refusal(client: RawClient) -> tuple[int, object]:
 
 
 @pytest.mark.parametrize("path", ["stored", "passed on"])
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", BROKEN_CHUNKS)
 @pytest.mark.parametrize("how", ["whole", "in pieces"])
 async def test_broken_chunks(proxy: app.Running, recorder: Recorder, path: str, name: str, how: str) -> None:
     before = len(recorder.requests)
-    wire = GOOD + BROKEN[name]
+    wire = GOOD + BROKEN_CHUNKS[name]
     pieces = [CHUNKED[path] + wire] if how == "whole" else [CHUNKED[path], *cut_at(wire, _places(wire))]
     async with raw_client(proxy.url) as client:
         await _sent(client, pieces)

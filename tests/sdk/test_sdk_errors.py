@@ -59,7 +59,6 @@ def test_a_wrong_upstream_key_shows_the_upstreams_answer(backend: str) -> None:
     ("scenario", "error", "code"),
     [
         ("400", openai.BadRequestError, "invalid_parameter_error"),
-        ("400-context", openai.BadRequestError, "invalid_parameter_error"),
         ("403-quota", openai.PermissionDeniedError, "insufficient_quota"),
         ("404-model", openai.NotFoundError, "model_not_found"),
         ("429-quota", openai.RateLimitError, "insufficient_quota"),
@@ -79,6 +78,21 @@ def test_the_upstreams_errors_pass(
         ask(client, "qwen3-max", stream=stream)
     assert caught.value.code == code
     assert caught.value.request_id == caught.value.response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code", "limit"),
+    [("400-context", "context_length_exceeded", "258048"), ("400-max-tokens", "invalid_request", "65536")],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_too_much_for_a_model_is_said_clearly(
+    client: openai.OpenAI, stage: Stage, scenario: str, code: str, limit: str, stream: bool
+) -> None:
+    stage.fail_next(scenario)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, "qwen3-max", stream=stream)
+    assert caught.value.code == code
+    assert limit in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -102,14 +116,23 @@ def test_an_upstream_that_answers_nothing_usable(client: openai.OpenAI, scenario
     assert UPSTREAM_KEY not in caught.value.response.text
 
 
-@pytest.mark.parametrize("scenario", ["cut", "truncate", "reset", "cut-after-head", "error-in-stream"])
+@pytest.mark.parametrize(
+    ("scenario", "code"), [("cut-after-head", "upstream_closed"), ("empty-stream", "upstream_protocol_error")]
+)
+def test_a_stream_that_says_nothing_is_an_answer_of_its_own(client: openai.OpenAI, scenario: str, code: str) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(client, f"sim-{scenario}", stream=True)
+    assert (caught.value.status_code, caught.value.code) == (502, code)
+
+
+@pytest.mark.parametrize("scenario", ["cut", "truncate", "reset", "error-in-stream"])
 def test_a_stream_that_breaks_between_events_says_so(client: openai.OpenAI, scenario: str) -> None:
     got: list[str] = []
     with pytest.raises(openai.APIError) as caught:
         got.extend(text_of(chunk) for chunk in ask(client, f"sim-{scenario}", stream=True))
     code = {"truncate": "stream_truncated", "error-in-stream": "internal_error"}.get(scenario, "upstream_closed")
     assert (body_of(caught.value)["code"], not isinstance(caught.value, openai.APIStatusError)) == (code, True)
-    arrived = {"truncate": 17, "cut-after-head": 0}.get(scenario, 3)
+    arrived = {"truncate": 17}.get(scenario, 3)
     assert got == ["", *tokens(16)][:arrived]
 
 

@@ -139,9 +139,14 @@ def in_line(proxy: app.Running) -> int:
     return sum(line.waiting for line in _lines(proxy))
 
 
+def places_taken(proxy: app.Running) -> int:
+    """How many places somebody has or waits for, here or at an upstream."""
+    return sum(line.waiting + line._room._taken for line in _lines(proxy))
+
+
 async def until_all_have_left(proxy: app.Running) -> None:
     """Nobody waits, and nobody has a place."""
-    while any(line.waiting or line._room._taken for line in _lines(proxy)):
+    while places_taken(proxy):
         await turns(1)
 
 

@@ -1,4 +1,4 @@
-"""Request heads that must be refused, by row of the fault matrix, with the code of the refusal."""
+"""Requests that must be refused, by row of the fault matrix: heads with the code of the refusal, chunks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ REFUSED_REQUESTS: dict[str, tuple[bytes, str]] = {
     "C19 minus": (head(b"Content-Length: -1"), "ambiguous_length"),
     "C19 hex": (head(b"Content-Length: 0x1"), "ambiguous_length"),
     "C19 underscore": (head(b"Content-Length: 1_0"), "ambiguous_length"),
+    "C19 tab": (head(b"Content-Length:\t1"), "ambiguous_length"),
     "C19 empty": (head(b"Content-Length: "), "ambiguous_length"),
     "C19 not ASCII digits": (head(b"Content-Length: \xd9\xa1"), "ambiguous_length"),
     "C19 nineteen digits": (head(b"Content-Length: " + b"1" * 19), "ambiguous_length"),
@@ -43,6 +44,7 @@ REFUSED_REQUESTS: dict[str, tuple[bytes, str]] = {
     "C20 identity": (head(b"Transfer-Encoding: identity"), "unsupported_transfer_coding"),
     "C20 with a parameter": (head(b"Transfer-Encoding: chunked;a=b"), "unsupported_transfer_coding"),
     "C20 empty": (head(b"Transfer-Encoding:"), "unsupported_transfer_coding"),
+    "C20 tab": (head(b"Transfer-Encoding: chunked\t"), "unsupported_transfer_coding"),
     "C20 vertical tab": (head(b"Transfer-Encoding: \x0bchunked"), "bad_header"),
     "C20 HTTP/1.0": (head(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0"), "ambiguous_length"),
     "C20 folded": (head(b"Transfer-Encoding:\r\n chunked"), "bad_header"),
@@ -111,3 +113,27 @@ REFUSED_REQUESTS: dict[str, tuple[bytes, str]] = {
     "two Content-Type": (head(b"Content-Type: application/json", b"Content-Type: text/plain"), "bad_header"),
     "two Origin": (head(b"Origin: http://a", b"Origin: http://b"), "bad_header"),
 }
+
+BROKEN_CHUNKS: dict[str, bytes] = {
+    "C16 plus": b"+1\r\n1\r\n",
+    "C16 minus": b"-1\r\n1\r\n",
+    "C16 0x": b"0x1\r\n1\r\n",
+    "C16 underscore": b"1_0\r\n1\r\n",
+    "C16 space before": b" 1\r\n1\r\n",
+    "C16 empty": b"\r\n1\r\n",
+    "C16 17 digits": b"00000000000000001\r\n1\r\n",
+    "C16 2**64": b"FFFFFFFFFFFFFFFFF\r\n1\r\n",
+    "C16 wrong end": b"1\r\n1}\r\n",
+    "C16 bare LF behind the size": b"1\n1\r\n",
+    "C16 bare LF behind the payload": b"1\r\n1\n0\r\n\r\n",
+    "C16 bare LF in an extension": b"1;a\nb\r\n1\r\n",
+    "C16 bare CR in an extension": b"1;a\rb\r\n1\r\n",
+    "C16 NUL in an extension": b"1;\x00\r\n1\r\n",
+    "C16 LF LF as the last chunk": b"0\n\n",
+    "C17 huge extension": b"1;" + b"x" * 300,
+    "C17 huge extensions": (b"1;" + b"x" * 200 + b"\r\n1\r\n") * 500,
+    "C17 one-byte chunks": b"1\r\n1\r\n" * 20_000,
+    "C32 trailer without a colon": b"0\r\nnothing\r\n\r\n",
+    "C32 endless trailers": b"0\r\n" + b"a: b\r\n" * 2000,
+}
+"""What stands behind a good chunk in a body that must be refused."""

@@ -25,7 +25,7 @@ from tests.support.leaks import nothing_left, tcp_pair, turns
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from qproxy.edge.http11 import UpstreamResponse
+    from qproxy.edge.http11 import UpstreamConnection, UpstreamResponse
     from qproxy.edge.pool import _Waiter
     from qproxy.edge.runtime import Runtime
 
@@ -134,7 +134,7 @@ class Network(httpcore.AsyncNetworkBackend):
 class PoolStage:
     """The pool with all who have asked it."""
 
-    def __init__(self, runtime: Runtime, tasks: anyio.abc.TaskGroup, capacity: int) -> None:
+    def __init__(self, runtime: Runtime, tasks: anyio.abc.TaskGroup, capacity: int, warm: int = 0) -> None:
         self.network = Network(runtime)
         self.capacity = capacity
         self.callers: list[Caller] = []
@@ -149,6 +149,8 @@ class PoolStage:
             keepalive_s=NEVER_S,
             limits=Limits(),
         )
+        if warm:
+            self.pool.keep_warm(warm, tasks, {})
 
     # --- acts
 
@@ -215,9 +217,11 @@ class PoolStage:
             caller.scope.cancel()
 
     def expire(self, _: int) -> None:
-        for connection in self.pool._idle:
+        for connection in (*self.pool._idle, *self.spares):
             connection.expires = 0.0
         self.pool._expire()
+        if self.pool._spares is not None:
+            self.pool._spares._ring()
 
     def _drop(self, caller: Caller) -> None:
         assert caller.response is not None
@@ -235,15 +239,26 @@ class PoolStage:
     def waiting(self) -> list[Caller]:
         return [caller for caller in self.callers if not caller.is_over]
 
+    @property
+    def spares(self) -> list[UpstreamConnection]:
+        """Those that are open ahead of the requests."""
+        return [] if self.pool._spares is None else list(self.pool._spares._ready)
+
+    @property
+    def spares_to_be(self) -> int:
+        """How many more are being opened."""
+        return 0 if self.pool._spares is None else len(self.pool._spares._opening)
+
     def check(self) -> None:
         """At any time."""
         pool = self.pool
         assert len(pool._open) <= self.capacity
-        assert set(pool._idle) <= pool._open
-        assert not (pool._idle and pool._line), "somebody waits although a connection is idle"
+        assert {*pool._idle, *self.spares} <= pool._open
+        assert not ((pool._idle or self.spares) and pool._line), "somebody waits although a connection is idle"
         held = [caller.response._connection for caller in self.holders if caller.response is not None]
         assert len(held) == len(set(held)), "a connection is used by two"
-        assert not set(held) & set(pool._idle)
+        assert not set(held) & {*pool._idle, *self.spares}
+        assert not set(self.spares) & set(pool._idle)
         for peer in self.network.peers:
             peer.listen()
         self._check_order()
@@ -263,7 +278,8 @@ class PoolStage:
             self.check()
         pool = self.pool
         assert not pool._line or len(pool._open) == self.capacity
-        assert len(pool._open) == len(pool._idle) + len(self.holders) + len(self.waiting) - len(pool._line)
+        ahead = len(self.spares) + self.spares_to_be
+        assert len(pool._open) == len(pool._idle) + len(self.holders) + len(self.waiting) - len(pool._line) + ahead
 
     async def end(self) -> None:
         """Everybody leaves, after which there is room for as many as ever."""
@@ -298,9 +314,10 @@ def _one_of(items: Sequence[Item], which: int) -> Sequence[Item]:
 
 
 @asynccontextmanager
-async def pool_stage(capacity: int) -> AsyncIterator[PoolStage]:
+async def pool_stage(capacity: int, warm: int = 0) -> AsyncIterator[PoolStage]:
+    """`warm` connections are opened ahead of the requests."""
     async with nothing_left(), anyio.create_task_group() as tasks:
-        stage = PoolStage(current_runtime(tasks), tasks, capacity)
+        stage = PoolStage(current_runtime(tasks), tasks, capacity, warm)
         try:
             yield stage
         finally:

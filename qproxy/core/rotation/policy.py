@@ -15,13 +15,15 @@ class Wish:
     """What a request wants of an account.
 
     `model` is the upstream's name of it, "" where that is not known. `account` is the one that the client named, None
-    for any. `tried` are the accounts that this request has been to already.
+    for any. `tried` are the accounts that this request has been to already. `needs_place` is False for a question of
+    our own, which goes to an account whatever it has under way.
     """
 
     model: str = ""
     conversation: Conversation = NO_CONVERSATION
     account: str | None = None
     tried: AbstractSet[str] = frozenset()
+    needs_place: bool = True
 
 
 class Candidate(Protocol):

@@ -1,0 +1,230 @@
+"""The same bytes for our parser, h11, nginx and HAProxy: nobody sees two requests where another one sees one.
+
+What we accept they accept as well, and divide in the same way. What we refuse although they accept it has a row in
+`FURTHER`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from qproxy.core.http1 import HEAD_END
+from qproxy.core.limits import Limits
+from tests.hostile.conftest import guarded
+from tests.support.hostile_requests import BROKEN_CHUNKS, REFUSED_REQUESTS
+from tests.support.other_parsers import (
+    HAPROXY,
+    NGINX,
+    SILENCE_MS,
+    Reading,
+    front_end,
+    read_by_h11_alone,
+    read_by_us,
+    read_through,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+AT_ONCE = 100
+FRONT_ENDS = {"nginx": NGINX, "haproxy": HAPROXY}
+PATH = b"/v1/files"
+AFTER = b"GET /after HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+"""Stands behind every input: whoever divides that otherwise sees another request here, or none."""
+
+BODY = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+assert len(BODY) == 40
+LENGTHS = (
+    b"", b"Content-Length: 40", b"Content-Length: 5", b"Content-Length: 0", b"Content-Length:40",
+    b"Content-Length: 040", b"Content-Length: 40 ", b"CONTENT-LENGTH:\t40", b"Content-Length: 40, 40",
+    b"Content-Length: 40, 5", b"Content-Length: +40", b"Content-Length: 4 0", b"Content-Length: 0x28",
+    b"Content-Length: 40\x0b",
+    b"Content-Length:", b"Content-Length : 40", b"Content_Length: 40", b" Content-Length: 40",
+    b"X: a\nContent-Length: 40",
+    b"X: a\rContent-Length: 40", b"Content-Length: 40\r\nContent-Length: 40",
+    b"Content-Length: 5\r\nContent-Length: 40",
+)  # fmt: skip
+CODINGS = (
+    b"", b"Transfer-Encoding: chunked", b"Transfer-Encoding:chunked", b"TRANSFER-ENCODING: CHUNKED",
+    b"Transfer-Encoding:\tchunked", b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x0c",
+    b"Transfer-Encoding: xchunked", b"Transfer-Encoding: chunkedx", b'Transfer-Encoding: "chunked"',
+    b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: identity, chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: chunked,", b"Transfer-Encoding: ,chunked",
+    b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: identity", b"Transfer-Encoding:",
+    b"Transfer-Encoding : chunked", b"Transfer-Encoding\t: chunked", b"Transfer_Encoding: chunked",
+    b" Transfer-Encoding: chunked", b"Transfer-Encoding:\r\n chunked", b"Transfer-Encoding: identity\r\n\tchunked",
+    b"X: a\nTransfer-Encoding: chunked", b"X: a\rTransfer-Encoding: chunked", b"TE: chunked",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+)  # fmt: skip
+SIZES = (
+    b"5", b"05", b"5 ", b"5\t", b" 5", b"5;a", b"5;a=b", b'5;a="b"', b"5 ;a", b"0x5", b"+5", b"-5", b"5_", b"",
+    b"5\x0b", b"5;\x00", b"5;a\nb", b"5;a\rb",
+)  # fmt: skip
+LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
+LAST_CHUNKS = (
+    b"0\r\n\r\n", b"00\r\n\r\n", b"0;a\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"0\r\nContent-Length: 5\r\n\r\n",
+    b"0\r\n X: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\n\n", b"0\r\n\n", b"0\n\r\n", b"0\r\n\r", b"0\r\nX\r\n\r\n",
+)  # fmt: skip
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+SINGLE = rb"content-length|transfer-encoding|host|authorization|x-api-key|content-type|origin|expect"
+FURTHER = {
+    "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
+    "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    "a line is not folded": rb"\r\n[ \t]",
+    "a line is a name, a colon and a value": rb"\r\n(?!" + TOKEN + rb"+:)[^\r]",
+    "a field that counts stands once": rb"(?is)\r\n(" + SINGLE + rb"):.*\r\n\1:",
+    "a length is a plain number": rb"(?i)\r\ncontent-length:(?! *[0-9]{1,18} *\r\n)",
+    "a coding is chunked, and nothing else": rb"(?i)\r\ntransfer-encoding:(?! *chunked *\r\n)",
+    "a length or a coding, not both": rb"(?is)^(?=.*\r\ncontent-length:).*\r\ntransfer-encoding:",
+    "HTTP/1.0 has no codings": rb"(?is)^[^\r]* HTTP/1\.0\r\n.*\r\ntransfer-encoding:",
+    "a method of a usual length, a path, HTTP/1": rb"^(?!"
+    + TOKEN
+    + rb"{1,32} (?:/|https?://)[!\"$-~]* HTTP/1\.[01]\r)",
+    "there is a Host": rb"(?is)^(?!.*\r\nhost:)",
+    "a Host is a name and a port": rb"(?i)\r\nhost:(?! *[a-z0-9.\-]+(?::[0-9]{1,5})? *\r\n)",
+    "so is the authority of a target": rb"^[^ ]+ https?://(?![a-z0-9.\-]+(?::[0-9]{1,5})?[/ ])",
+    "what is expected is known": rb"(?i)\r\nexpect:(?! *100-continue *\r\n)",
+    "there are limits": rb"(?s)^.{%d}|(?:\r\n[^\r]*){%d}" % (Limits().target_bytes, Limits().head_lines),
+}
+"""What a head has to keep to although others may not ask for it, as what shows that it does not."""
+
+FURTHER_IN_CHUNKS = {
+    "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
+    "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    "no blanks before an extension": rb"[0-9A-Fa-f][ \t]+;",
+    "a trailer is a name, a colon and a value": rb"0\r\n(?!" + TOKEN + rb"+:)[^\r]",
+    "there are limits": rb"(?s)^.{4000}",
+}
+
+
+@cache
+def inputs() -> Mapping[str, bytes]:
+    """All of them by name, without what stands behind them."""
+    # HTTP/0.9 is left out, whose answers have no heads to read.
+    found = {name: raw for name, (raw, _) in REFUSED_REQUESTS.items() if "HTTP/0.9" not in name}
+    return found | {repr(raw): raw for raw in (*_framings(), *_chunk_bodies())}
+
+
+def _framings() -> Iterator[bytes]:
+    for version in (b"1.1", b"1.0"):
+        for length in LENGTHS:
+            for coding in CODINGS:
+                yield _head(version, length, coding) + BODY
+
+
+def _chunk_bodies() -> Iterator[bytes]:
+    head = _head(b"1.1", b"Transfer-Encoding: chunked")
+    for chunks in BROKEN_CHUNKS.values():
+        yield head + b"1\r\na\r\n" + chunks
+    for size in SIZES:
+        yield head + size + b"\r\nhello\r\n0\r\n\r\n"
+    for first in LINE_ENDS:
+        for second in LINE_ENDS:
+            yield head + b"5" + first + b"hello" + second + b"0\r\n\r\n"
+    for last in LAST_CHUNKS:
+        yield head + b"5\r\nhello\r\n" + last
+
+
+def _head(version: bytes, *lines: bytes) -> bytes:
+    fields = b"".join(line + b"\r\n" for line in (b"Host: localhost", *lines) if line)
+    return b"POST " + PATH + b" HTTP/" + version + b"\r\n" + fields + b"\r\n"
+
+
+async def read_all(url: str) -> dict[str, Reading]:
+    """What the origin behind whoever listens there is asked for each input."""
+    readings: dict[str, Reading] = {}
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def read(name: str) -> None:
+        async with limiter:
+            readings[name] = await read_through(url, inputs()[name] + AFTER)
+
+    async with anyio.create_task_group() as tasks:
+        for name in inputs():
+            tasks.start_soon(read, name)
+    return readings
+
+
+@pytest.fixture(scope="module", params=[*FRONT_ENDS, "h11"])
+def theirs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
+    """The readings of one of the others."""
+    front = FRONT_ENDS.get(request.param)
+    if front is None:
+        return {name: read_by_h11_alone(raw + AFTER) for name, raw in inputs().items()}
+    front.require()
+
+    async def main() -> dict[str, Reading]:
+        async with front_end(front, tmp_path_factory.mktemp(front.name)) as url:
+            return await read_all(url)
+
+    return anyio.run(main)
+
+
+def disagreement(ours: Reading, theirs: Reading) -> str:
+    """Where something could get past whoever reads as we do, or as they do; empty where nothing could."""
+    for one, other in zip(ours.messages, theirs.messages, strict=False):
+        if one != other:
+            return f"{one} for us is {other} for them"
+    if len(ours.messages) > len(theirs.messages):
+        return f"they do not see {ours.messages[len(theirs.messages)]} ({theirs.refusal or 'and refuse nothing'})"
+    if ours.refusal:
+        return ""
+    if theirs.refusal:
+        return f"they refuse the rest of it ({theirs.refusal})"
+    if len(ours.messages) < len(theirs.messages):
+        return f"we do not see {theirs.messages[len(ours.messages)]}"
+    return ""
+
+
+def disagreements(theirs: Mapping[str, Reading]) -> list[str]:
+    compared = ((name, disagreement(read_by_us(raw + AFTER), theirs[name])) for name, raw in inputs().items())
+    return [f"{name}: {what}" for name, what in compared if what]
+
+
+def is_explained(raw: bytes) -> bool:
+    head, _, body = raw.partition(HEAD_END)
+    in_head = any(re.search(pattern, head + b"\r\n") for pattern in FURTHER.values())
+    return in_head or any(re.search(pattern, body) for pattern in FURTHER_IN_CHUNKS.values())
+
+
+def test_what_we_accept_is_the_same_for_them(theirs: Mapping[str, Reading]) -> None:
+    assert disagreements(theirs) == []
+
+
+def test_the_comparison_is_about_something(theirs: Mapping[str, Reading], monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = [name for name, raw in inputs().items() if not read_by_us(raw + AFTER).refusal]
+    assert sum(len(theirs[name].messages) > 1 for name in accepted) > 20
+    assert sum(bool(theirs[name].refusal) for name in inputs()) > 200
+    monkeypatch.setattr("qproxy.core.framing._SIZE_LINE", re.compile(rb"(\+?[0-9A-Fa-f]{1,16})[ \t]*"))
+    assert any("+5" in each for each in disagreements(theirs))
+
+
+def test_what_we_alone_refuse_has_a_reason(theirs: Mapping[str, Reading]) -> None:
+    alone = [
+        name
+        for name, raw in inputs().items()
+        if read_by_us(raw + AFTER).refusal and theirs[name].messages and not theirs[name].refusal
+    ]
+    assert alone
+    assert [name for name in alone if not is_explained(inputs()[name])] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", FRONT_ENDS)
+async def test_what_we_pass_on_is_the_same_for_them(tmp_path: Path, name: str) -> None:
+    """The other direction: they are the upstream, and see what we saw, and no request more."""
+    FRONT_ENDS[name].require()
+    clocks = dict.fromkeys(("head_s", "body_s", "keepalive_idle_s"), SILENCE_MS / 1000)
+    async with front_end(FRONT_ENDS[name], tmp_path) as url, guarded(f"{url}/v1", timeouts=clocks) as proxy:
+        theirs = await read_all(proxy.url)
+    for each, raw in inputs().items():
+        passed_on = [message for message in read_by_us(raw + AFTER).messages if message.target == PATH.decode()]
+        assert list(theirs[each].messages) == passed_on, each
