@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from qproxy.core.account import Wish
 from qproxy.core.admit import check_json_content_type
 from qproxy.core.affinity import NO_CONVERSATION, Conversation, conversation_of
-from qproxy.core.cache_markers import cache_markers
-from qproxy.core.clamp import clamped
 from qproxy.core.exchange import Exchange, Phase
 from qproxy.core.framing import ChunkRelay, LengthWalker, Walker
 from qproxy.core.http1 import RequestHead
@@ -20,18 +18,13 @@ from qproxy.core.splice import (
     WINDOW_BYTES,
     BodyFacts,
     Buffer,
-    DefaultModel,
-    Edit,
-    IncludeUsage,
-    Patches,
-    Rename,
     apply,
     examine,
     examine_head,
     refuse_other_model,
     rename_in_tail,
 )
-from qproxy.core.windows import WindowTable
+from qproxy.edge.edits import model_edits, stored_edits
 from qproxy.edge.http11 import KnownBody, LiveBody
 from qproxy.edge.services import Services
 from qproxy.edge.upstreams import Outgoing
@@ -42,8 +35,6 @@ if TYPE_CHECKING:
 
 BEGIN_BYTES = 16 * 1024
 """What is looked at before a long body goes on: a model stands in the first bytes, or behind the messages."""
-
-CHAT_PATH = b"/chat/completions"
 
 SETTLED_BYTES = 64 * 1024
 """The same where the account depends on the conversation (`decisions.md`, Bodies)."""
@@ -130,11 +121,7 @@ class _StoredBody:
 
     def outgoing(self, choice: Choice) -> Outgoing:
         services, pieces, facts = self._services, self._pieces, self._facts
-        edits = _edits(choice, facts, include_usage=services.include_usage)
-        if services.cache_marked and choice.upstream in services.cache_marked and self._path == CHAT_PATH:
-            edits.append(Patches(cache_markers(pieces, facts)))
-        if services.output_caps is not None and choice.model is not None:
-            edits += _clamp(services.output_caps, choice, pieces, facts)
+        edits = stored_edits(services, choice, self._path, pieces, facts)
         body = KnownBody(apply(pieces, facts, edits) if edits else pieces)
         reads = services.accounts.read_conversation(choice.upstream)
         return Outgoing(
@@ -249,7 +236,7 @@ class _LongBody:
     def with_edits(self, facts: BodyFacts, choice: Choice) -> tuple[LiveBody, int]:
         """The body, and its length: its first bytes are here, and hold all that is edited. Its last ones are held until
         it is certain that they name no other model."""
-        edits = _edits(choice, facts, include_usage=False)
+        edits = model_edits(choice, facts)
         names = self._names = frozenset(name for name in (facts.model, choice.model) if name is not None)
 
         def checked(end: bytes) -> bytes:
@@ -325,23 +312,3 @@ def _live_body(
         first=first,
         tail=tail,
     )
-
-
-def _edits(choice: Choice, facts: BodyFacts, *, include_usage: bool) -> list[Edit]:
-    edits: list[Edit] = []
-    if choice.model is not None:
-        if not facts.has_model:
-            edits.append(DefaultModel(choice.model))
-        elif choice.rename and choice.model != facts.model:
-            edits.append(Rename(choice.model))
-    if include_usage:
-        edits.append(IncludeUsage())
-    return edits
-
-
-def _clamp(caps: WindowTable, choice: Choice, pieces: Sequence[bytes], facts: BodyFacts) -> list[Edit]:
-    """What brings `max_tokens` down to what the model gives at most."""
-    assert choice.model is not None
-    most = caps.output_cap_of(choice.model, choice.upstream)
-    patches = () if most is None else clamped(pieces, facts, most)
-    return [Patches(patches)] if patches else []

@@ -73,6 +73,5 @@ def _calm_garbage_collector() -> None:
 
 
 def _switch_threads_soon() -> None:
-    """The loop gets the interpreter back from the thread that counts tokens after this time, and not after 5 ms
-    (`python -m bench lag`)."""
+    """The loop gets the interpreter back from the thread that counts tokens after this time, and not after 5 ms."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)

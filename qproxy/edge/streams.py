@@ -16,6 +16,7 @@ import errno
 import math
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ bodies pass four times as fast as with asyncio's 64 KiB."""
 ANSWER_HIGH_BYTES = 64 * 1024
 """The same towards a client: with the read that goes over it, a reader that is stuck costs less than 512 KiB."""
 
+_RESET = struct.pack("ii", 1, 0)  # struct linger of SO_LINGER: closing is RST
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # made once: flags of an enum are slow to combine
 
 GATHERED_BYTES = 16 * 1024
@@ -303,7 +305,7 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         rings_late = self._runtime.now() - self._stalls_at > LATE_S  # it was not the peer that stood still
         if unsent and unsent >= self._unsent_bytes and not rings_late:
             self.stalled = True
-            self.abort()
+            self._reset()
         elif unsent:
             self._watch_for_stall()
 
@@ -411,6 +413,14 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
             self.send_gathered()
             self._closing = self._broken = True
             self._transport.abort()
+
+    def _reset(self) -> None:
+        """`abort`, and have the kernel drop what it still holds for the peer: megabytes, and for minutes."""
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # it was closed already
+        self.abort()
 
     async def linger(self, limit_s: float, limit_bytes: int) -> None:
         """Half-close, then discard what the peer still sends until it closes, so that no RST destroys what we said

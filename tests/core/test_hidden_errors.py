@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qproxy.core.causes import STATUS_OF
 from qproxy.core.classify import Cause, hidden_error, late_error
@@ -147,6 +149,10 @@ class TestLateErrors:
     @pytest.mark.parametrize("tail", [b"", DONE, CONTENT * 9, CONTENT * 3 + USAGE + DONE, SAID[:-20], SAID[9:]])
     def test_none(self, tail: bytes) -> None:
         assert late_error(tail) is None
+
+    @given(st.lists(st.sampled_from([SAID, DONE, CONTENT, b"error", b"\r\n", b"\n\n", b"data:", b"{", b"\xff"])))
+    def test_any_bytes_will_do(self, parts: list[bytes]) -> None:
+        late_error(b"".join(parts))
 
     def test_one_that_was_not_the_end(self) -> None:
         assert late_error(SAID + CONTENT * 9) is None

@@ -17,6 +17,7 @@ from qproxy.config.upstream_table import HEADERS, TABLE_OPTIONS
 from qproxy.config.values import Secret
 from qproxy.core.headers import REQUEST_RULES, RESPONSE_RULES, Rule
 from qproxy.core.oauth import TOKEN_HOSTS
+from qproxy.core.windows import TABLE
 from qproxy.endpoints import FORWARD_ENDPOINTS, LOCAL_ENDPOINTS
 from qproxy.errors import CATALOGUE
 from qproxy.upstreams import PRESETS
@@ -77,6 +78,11 @@ def test_keys_of_an_upstream() -> None:
     shortened = {"preset": "the name of a preset", HEADERS: "a table of header names and texts"}
     rows = [[option.name, shortened.get(option.name, option.type.allowed)] for option in TABLE_OPTIONS]
     same_rows(page, [*rows, [HEADERS, shortened[HEADERS]]])
+
+
+def test_windows() -> None:
+    rows = [[name, *("" if tokens is None else str(tokens) for tokens in limits)] for name, limits in TABLE.items()]
+    same_rows(table(CONFIGURATION, "model", "Windows"), rows)
 
 
 def test_older_names() -> None:

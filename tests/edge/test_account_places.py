@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from qproxy import app
 from qproxy.core.account import Wish
 from tests.support.account_stage import until_noticed, with_keys
-from tests.support.backends import fallback, settings_before
+from tests.support.backends import GOOD, JSON, Backend, backend, chat, fallback, settings_before
 from tests.support.held_upstream import (
     HeldUpstream,
     asking,
@@ -22,7 +23,8 @@ from tests.support.held_upstream import (
     until_all_have_left,
     until_in_line,
 )
-from tests.support.raw_client import RawClient, raw_client
+from tests.support.raw_client import RawClient, raw_client, request_head
+from tests.support.scripted_upstream import answer, send, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +38,7 @@ TO_SPARE = fallback("first:*", "spare:*", "503")
 
 @asynccontextmanager
 async def proxy_with(
-    folder: Path, *keys: str, places: int, toml: str = "", max_exchanges: int = 0, **upstreams: HeldUpstream
+    folder: Path, *keys: str, places: int, toml: str = "", max_exchanges: int = 0, **upstreams: HeldUpstream | Backend
 ) -> AsyncIterator[app.Running]:
     """So many places with each key of the first upstream, and keys that are used up one after the other."""
     settings = with_keys(settings_before(folder, toml, **{name: each.url for name, each in upstreams.items()}), *keys)
@@ -155,7 +157,14 @@ class TestNone:
 
 async def test_the_list_of_models_takes_no_place(tmp_path: Path) -> None:
     """It is asked for beside whatever else is under way."""
-    async with held_upstream() as first, proxy_with(tmp_path, "sk", places=1, first=first) as proxy:
-        async with all_asked(proxy, first, "a"):
-            with proxy.app.accounts.lease("first", Wish(needs_place=False)):
-                assert in_flight(proxy) == {"key": 2}
+    go = anyio.Event()
+    models = answer(200, [JSON], b'{"object":"list","data":[{"id":"listed","object":"model"}]}')
+    async with backend([wait_for(go), send(GOOD)], models) as first:
+        async with proxy_with(tmp_path, "sk", places=1, first=first) as proxy:
+            async with raw_client(proxy.url) as busy, raw_client(proxy.url) as client:
+                await busy.send(chat("big"))
+                await first.asked()
+                got = await client.ask(request_head("GET", "/v1/models"))
+                assert (got.status, b'"listed"' in got.body) == (200, True)
+                go.set()
+                assert (await busy.answer()).status == 200

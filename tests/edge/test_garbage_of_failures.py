@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,16 +12,17 @@ from qproxy import app
 from qproxy.config import Settings
 from qproxy.simulator import Options, running
 from qproxy.simulator.wire import PeerLeft
+from tests.support.garbage import kept_garbage
 from tests.support.leaks import turns
 from tests.support.live import settings_for
 from tests.support.raw_client import RawClient, chunks, post, raw_client, request_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections import Counter
+    from collections.abc import Awaitable, Callable
 
 pytestmark = pytest.mark.anyio
 
-OURS = ("qproxy.edge", "qproxy.core", "qproxy.errors")
 PATH = "/v1/chat/completions"
 SHORT = "hello"
 LONG = "hello " * 60_000  # goes up while it arrives
@@ -44,23 +42,6 @@ def settings(upstream: str) -> Settings:
     return replace(usual, timeouts=clocks)
 
 
-@contextmanager
-def kept_garbage() -> Iterator[list[object]]:
-    """What the block leaves to the collector, when the block is over."""
-    found: list[object] = []
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield found
-        gc.collect()
-        found += gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-
-
 async def left_behind(work: Callable[[RawClient], Awaitable[object]]) -> Counter[str]:
     """The proxy's objects that wait for the collector after a few exchanges."""
     async with running(Options(record=0)) as simulator, app.running(settings(simulator.base_url)) as proxy:
@@ -78,7 +59,7 @@ async def left_behind(work: Callable[[RawClient], Awaitable[object]]) -> Counter
         with kept_garbage() as found:
             for _ in range(3):
                 await exchange()
-        return Counter(type(each).__name__ for each in found if type(each).__module__.startswith(OURS))
+        return found
 
 
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])

@@ -425,13 +425,17 @@ class TestClocks:
 
     async def test_a_peer_that_takes_nothing_is_given_up(self) -> None:
         async with pairs() as made:
-            stream, _ = await made.make(buffer_bytes=SMALL)
+            stream, wire = await made.make(buffer_bytes=SMALL)
             stream.limit_stalls(SOON)
             stream.put(bytes(OFFER // 8))
             with pytest.raises(StreamLost):
                 await stream.drain()
             assert stream.stalled
             assert stream.torn
+            with pytest.raises(PeerLeft) as left:
+                while True:
+                    await wire.receive_more()
+            assert isinstance(left.value.__cause__, OSError), "RST: the kernel keeps nothing for it"
 
     async def test_close_does_not_wait_for_it_for_ever_either(self) -> None:
         async with pairs() as made:

@@ -54,11 +54,11 @@ def last_cut(text: str, start: int, stop: int) -> int:
 
 @functools.cache
 def _many_marks() -> re.Pattern[str]:
-    """More combining marks in a row than any language has (UAX 15, stream-safe text). To sort them takes the time of
-    their square, in which nothing else runs: minutes for a megabyte."""
+    """More combining marks in a row than any language has. To sort them takes the time of their square, in which
+    nothing else runs: minutes for a megabyte."""
     marks = [chr(code) for code in range(0x300, 0x10000) if unicodedata.combining(chr(code))]
     # Three that fall apart into marks; and one range beyond the first plane, where re would look at each of many.
-    return re.compile("[" + "".join(marks) + "\u0f73\u0f75\u0f81\U000101fd-\U0001e94a]{31}")
+    return re.compile("[" + "".join(marks) + "\u0f73\u0f75\u0f81\U000101fd-\U0001e94a]{16}")
 
 
 class TallyState(NamedTuple):
