@@ -47,8 +47,9 @@ class Player:
         expect = expect_request()
         while not connection.wire.closed:
             await expect(connection)
-            await send_apart(connection.wire, self.pieces)
-            if self.closes:
+            pieces, closes = self.pieces, self.closes  # the next exchange may begin before the last turn of this one
+            await send_apart(connection.wire, pieces)
+            if closes:
                 connection.wire.close()
 
 
