@@ -26,11 +26,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # the kernel caps it at net.core.somaxconn
 BATCH = 64
-UNSENT_BYTES = 256 * 1024
-"""What the kernel takes for a client beyond what the client has room for: else it takes more than 2 MB for each that
-reads nothing, and a thousand of them fill the memory that the machine has for TCP. With 128 KiB streams flat out would
-cost a tenth more."""
-
 PAUSE_S = 0.1
 WARN_EVERY_S = 60.0
 UNIX_PEER = "unix"  # all peers of a unix socket, which have no address
@@ -69,9 +64,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it, and the next one
-            with contextlib.suppress(AttributeError, OSError):  # not every system has it
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((address[0], port or _port(sockets[0]), *address[2:]))

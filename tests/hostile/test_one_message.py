@@ -20,6 +20,7 @@ from tests.support.hostile_requests import BROKEN_CHUNKS, REFUSED_REQUESTS
 from tests.support.other_parsers import (
     HAPROXY,
     NGINX,
+    PATIENT_MS,
     SILENCE_MS,
     Reading,
     front_end,
@@ -223,8 +224,9 @@ async def test_what_we_pass_on_is_the_same_for_them(tmp_path: Path, name: str) -
     """The other direction: they are the upstream, and see what we saw, and no request more."""
     FRONT_ENDS[name].require()
     clocks = dict.fromkeys(("head_s", "body_s", "keepalive_idle_s"), SILENCE_MS / 1000)
-    async with front_end(FRONT_ENDS[name], tmp_path) as url, guarded(f"{url}/v1", timeouts=clocks) as proxy:
-        theirs = await read_all(proxy.url)
+    async with front_end(FRONT_ENDS[name], tmp_path, PATIENT_MS) as url:
+        async with guarded(f"{url}/v1", timeouts=clocks) as proxy:
+            theirs = await read_all(proxy.url)
     for each, raw in inputs().items():
         passed_on = [message for message in read_by_us(raw + AFTER).messages if message.target == PATH.decode()]
         assert list(theirs[each].messages) == passed_on, each

@@ -82,7 +82,7 @@ defaults
   mode http
   timeout connect 5s
   timeout client {patience_ms}ms
-  timeout server 2s
+  timeout server {answer_ms}ms
   timeout http-request {patience_ms}ms
   timeout http-keep-alive {patience_ms}ms
 frontend client
@@ -92,7 +92,9 @@ backend origin
   server origin 127.0.0.1:{origin_port}
 """
 SILENCE_MS = 250
-"""How long they wait for more bytes, in a head, in a body and between two requests."""
+PATIENT_MS = 30_000
+"""How long they wait for more bytes, in a head, in a body and between two requests. The second one is for where a slow
+machine must not look like a client that says no more."""
 
 
 class Message(NamedTuple):
@@ -180,13 +182,20 @@ HAPROXY = FrontEnd("haproxy", HAPROXY_PACKAGES, HAPROXY_CONFIGURATION, ("-db", "
 
 
 @asynccontextmanager
-async def front_end(front: FrontEnd, folder: Path) -> AsyncIterator[str]:
+async def front_end(front: FrontEnd, folder: Path, silence_ms: int = SILENCE_MS) -> AsyncIterator[str]:
     """The URL of a front end with an origin behind it."""
     with listen("127.0.0.1", 0, None) as listener:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(accept_forever, listener, tasks, _serve_origin)
             port = _free_port()
-            with _process(front, folder, port, listener.getsockname()[1]) as process:
+            configuration = front.configuration.format(
+                folder=folder,
+                port=port,
+                origin_port=listener.getsockname()[1],
+                patience_ms=silence_ms,
+                answer_ms=8 * silence_ms,
+            )
+            with _process(front, folder, configuration) as process:
                 await _until_ready(port, process)
                 yield f"http://127.0.0.1:{port}"
             tasks.cancel_scope.cancel()
@@ -200,14 +209,11 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _process(front: FrontEnd, folder: Path, port: int, origin_port: int) -> Iterator[subprocess.Popen[bytes]]:
-    configuration = folder / f"{front.name}.conf"
-    text = front.configuration.format(folder=folder, port=port, origin_port=origin_port, patience_ms=SILENCE_MS)
-    configuration.write_text(text, encoding="utf-8")
-    flags = [flag.format(folder=folder) for flag in front.flags]
-    with subprocess.Popen(
-        [front.program or front.name, *flags, str(configuration)], env=front.environment()
-    ) as process:
+def _process(front: FrontEnd, folder: Path, configuration: str) -> Iterator[subprocess.Popen[bytes]]:
+    path = folder / f"{front.name}.conf"
+    path.write_text(configuration, encoding="utf-8")
+    argv = [front.program or front.name, *(flag.format(folder=folder) for flag in front.flags), str(path)]
+    with subprocess.Popen(argv, env=front.environment()) as process:
         try:
             yield process
         finally:
