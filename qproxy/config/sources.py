@@ -192,9 +192,7 @@ def _refuse_unknown_keys(sources: Sources) -> None:
     sections = {option.section for option in in_file if option.section}
     top_level = [option.name for option in in_file if not option.section]
     legacy = [name for option in in_file for name in option.private_legacy]
-    refuse_unknown(
-        sources.table, (*top_level, *legacy, *sorted(sections), *OWN_TABLES), sources.in_file
-    )
+    refuse_unknown(sources.table, (*top_level, *legacy, *sorted(sections), *OWN_TABLES), sources.in_file)
     for section in sections:
         known = (option.name for option in in_file if option.section == section)
         refuse_unknown(sources.section(section), known, f" in [{section}]{sources.in_file}")

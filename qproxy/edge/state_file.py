@@ -131,9 +131,7 @@ class StateFile:
         except OSError:
             return True
 
-    def write(
-        self, counts: Sequence[CountRow], states: list[StateRow] | None, ratios: Sequence[RatioRow] = ()
-    ) -> None:
+    def write(self, counts: Sequence[CountRow], states: list[StateRow] | None, ratios: Sequence[RatioRow] = ()) -> None:
         """Add the counts; put `states` in place of what is there, unless None; put `ratios` in place of older ones of
         the same models. What is there already costs nothing.
 

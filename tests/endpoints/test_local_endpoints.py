@@ -115,7 +115,13 @@ async def ask(path: bytes, health: FixedHealth | None = None) -> LocalAnswer:
     route = TABLE.match(b"GET", path)
     assert isinstance(route.endpoint, LocalEndpoint)
     services = LocalServices(
-        FixedCatalogue(MODELS), health or FixedHealth(), NoLogins(), NoDiagnosis(), NoPrompts(), NoCounts(), lambda _: None
+        FixedCatalogue(MODELS),
+        health or FixedHealth(),
+        NoLogins(),
+        NoDiagnosis(),
+        NoPrompts(),
+        NoCounts(),
+        lambda _: None,
     )
     return await route.endpoint.answer(LocalRequest(b"GET", path, route.tail, b"", services))
 
