@@ -48,6 +48,7 @@ from qproxy.edge.log import AccessLog
 from qproxy.edge.login_desk import LoginDesk
 from qproxy.edge.login_files import LoginFiles
 from qproxy.edge.logins import Logins
+from qproxy.edge.memory import MemoryGuard, tightest_group
 from qproxy.edge.prompt_watch import PromptWatch
 from qproxy.edge.runtime import Runtime
 from qproxy.edge.services import Services
@@ -237,6 +238,9 @@ class App:
         if self.settings.count_tokens:
             self.token_counter.warm()
         self._tasks.start_soon(self.access_log.run)
+        group = tightest_group()
+        if group is not None:
+            self._tasks.start_soon(MemoryGuard(group, self.drain).run)
 
     @contextlib.asynccontextmanager
     async def keeping_state(self) -> AsyncIterator[None]:

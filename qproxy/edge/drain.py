@@ -1,12 +1,13 @@
 """How a server leaves: it says so, takes nothing new, waits for what is under way, and breaks off what is left.
 
-`Drain` knows how far the server is on its way out, and the connections that are open. What leaving means for one of
-them is its own business; when to go on is that of whoever stops the server.
+`Drain` knows how far the server is on its way out, whether it takes new requests, and the connections that are open.
+What leaving means for one of them is its own business; when to go on is that of whoever stops the server.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Protocol
 
 from qproxy.errors import InternalError
@@ -39,6 +40,7 @@ class Drain:
 
     def __init__(self) -> None:
         self.stage = Stage.SERVING
+        self._refusal: Callable[[], InternalError] | None = None  # made anew each time: a raised one holds frames
         self._members: set[Member] = set()
 
     def add(self, member: Member) -> None:
@@ -49,16 +51,30 @@ class Drain:
 
     def obstacle(self) -> InternalError | None:
         """Why new work should go elsewhere."""
-        return None if self.stage is Stage.SERVING else _draining()
+        if self.stage is not Stage.SERVING:
+            return _draining()
+        return None if self._refusal is None else self._refusal()
 
     def check_open(self) -> None:
         """Raises InternalError where new requests are refused."""
-        if self.stage is Stage.CLOSED:
-            raise _draining()
+        if self._refusal is not None:
+            raise self._refusal()
+
+    def pause(self, refusal: Callable[[], InternalError]) -> None:
+        """Refuse new requests for now, with what `refusal` makes."""
+        if self.stage is not Stage.CLOSED:
+            self._refusal = refusal
+
+    def resume(self) -> None:
+        """Take new requests again, unless the server leaves."""
+        if self.stage is not Stage.CLOSED:
+            self._refusal = None
 
     def advance(self, stage: Stage) -> None:
         """Go on to `stage`, and tell every connection."""
         self.stage = max(self.stage, stage)
+        if self.stage is Stage.CLOSED:
+            self._refusal = _draining
         for member in tuple(self._members):
             member.leave()
 
