@@ -102,6 +102,7 @@ class Connection:
     async def _serve_all(self) -> None:
         stream = self.stream
         stream.on_end = self._client_ended
+        stream.watch_leaving()
         if stream.ended:
             self._client_ended()
         first = True
@@ -113,7 +114,7 @@ class Connection:
                 return
 
     def _client_ended(self) -> None:
-        if self.stream.lost or self._has_whole_request():
+        if self.stream.lost or self.stream.gone or self._has_whole_request():
             self._scope.cancel()
 
     def _has_whole_request(self) -> bool:

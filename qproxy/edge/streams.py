@@ -51,6 +51,15 @@ LATE_S = 0.1
 """A timer that rings so much later than it should rings in a process that was stopped, or starved."""
 
 
+LOOK_FOR_END_S = 0.5
+"""How often a peer that nobody reads from is looked at: one that has left is noticed within a second (C07)."""
+
+# Linux, tcp_states.h; the state is the first byte of struct tcp_info.
+_TCP_CLOSE = 7
+_TCP_CLOSE_WAIT = 8
+_CAN_LOOK_AT_TCP = sys.platform == "linux"
+
+
 class StreamTimeout(httpcore.ReadTimeout):
     """The peer was silent for longer than the phase allows."""
 
@@ -93,6 +102,10 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         self._unsent_bytes = 0
         self.congested = False
         self.stalled = False
+        self.gone = False
+        """The peer has left although bytes of it are unread (`watch_leaving`)."""
+        self._watches_leaving = False
+        self._leaving_timer: Timer | None = None
         self.on_end: Callable[[], None] | None = None  # the peer has closed or the connection is lost
         self._broken = False
         self._writing_ended = False
@@ -309,11 +322,27 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         elif unsent:
             self._watch_for_stall()
 
+    def watch_leaving(self) -> None:
+        """See the peer's end even while nothing is read, where neither FIN nor RST comes through: `gone` is set then,
+        and `on_end` called."""
+        self._watches_leaving = _CAN_LOOK_AT_TCP and self._sock.family in (socket.AF_INET, socket.AF_INET6)
+
+    def _look_for_end(self) -> None:
+        self._leaving_timer = None
+        if not self._reading_paused or self._eof or self._closing:
+            return
+        if _has_left(self._sock):
+            self.gone = True
+            if self.on_end is not None:
+                self.on_end()
+        else:
+            self._leaving_timer = self._runtime.call_later(LOOK_FOR_END_S, self._look_for_end)
+
     def _cancel_timers(self) -> None:
-        for timer in (self._timer, self._stall_timer):
+        for timer in (self._timer, self._stall_timer, self._leaving_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._stall_timer = None
+        self._timer = self._stall_timer = self._leaving_timer = None
         self._fires_at = math.inf
 
     # --- sending
@@ -484,6 +513,8 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream, anyio.abc.ByteStream
         if not self._reading_paused and not self._closing and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._watches_leaving and self._leaving_timer is None:
+                self._leaving_timer = self._runtime.call_later(LOOK_FOR_END_S, self._look_for_end)
 
     def _resume_reading(self) -> None:
         if self._reading_paused:
@@ -614,3 +645,11 @@ async def open_stream(runtime: Runtime, sock: socket.socket, high_bytes: int = U
     stream = Stream(runtime, sock, high_bytes)
     await runtime.attach(sock, stream)
     return stream
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Whether FIN or RST has come, be it behind bytes that are unread."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+    except OSError:
+        return True
