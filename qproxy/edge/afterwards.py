@@ -5,8 +5,8 @@ All of it rests on the usage that the upstream states, so a short prompt, or one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from qproxy.core.exchange import Exchange
 from qproxy.core.prompt_cache import CacheKey, CacheShares
@@ -60,7 +60,7 @@ class Afterwards:
             def counted(count: Counted) -> None:
                 self._ratios.learn_count(model, count.tokens, usage.prompt_tokens)
 
-            self._counter.note(cast("Sequence[bytes]", pieces), model, counted)  # it joins views as well
+            self._counter.note(pieces, model, counted)
 
     def close(self) -> None:
         """Drop what is not known yet."""

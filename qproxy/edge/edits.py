@@ -26,7 +26,7 @@ def stored_edits(
     services: Services, choice: Choice, path: bytes, pieces: Sequence[bytes], facts: BodyFacts
 ) -> list[Edit]:
     """All that is to be changed in a body that is here."""
-    edits = model_edits(choice, facts) if choice.rename or not facts.has_model else []
+    edits = model_edits(choice, facts)
     if services.include_usage:
         edits.append(IncludeUsage())
     if services.cache_marked and choice.upstream in services.cache_marked and path == CHAT_PATH:

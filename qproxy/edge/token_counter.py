@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qproxy.core.limits import MIB
+from qproxy.core.splice import Buffer
 from qproxy.core.tokens import Counted, NotCountable, Shape, Vocabulary
 from qproxy.core.tokens.body import count_body
 from qproxy.core.tokens.memo import Memo
@@ -45,7 +46,7 @@ class _Abandoned(Exception):
 class _Job:
     """One body. `finish` is called in the thread, once. `is_abandoned` is set on the loop's thread."""
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[Buffer]
     shape: Shape
     model: str | None
     may_want_ids: bool
@@ -128,7 +129,7 @@ class TokenCounter:
             raise InternalError("internal_error", "The tokens could not be counted; the log says more.")
         return outcome
 
-    def note(self, pieces: Sequence[bytes], model: str, done: Callable[[Counted], None]) -> None:
+    def note(self, pieces: Sequence[Buffer], model: str, done: Callable[[Counted], None]) -> None:
         """Count a body that nobody waits for; `done` gets the count (module docstring)."""
 
         def finish(outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.docs.pages import ROOT, blocks
 from tests.support.live import live_proxy, settings_for
+from tests.support.other_parsers import NGINX_FRAME
 from tests.support.scripted_upstream import chunk, event, expect_request, scripted_upstream, send, stream_head, wait_for
 
 if TYPE_CHECKING:
@@ -24,22 +25,6 @@ if TYPE_CHECKING:
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 KEY = "made-up-key"
-AROUND = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    {snippet}
-}}
-"""
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
@@ -57,7 +42,7 @@ def nginx(proxy_port: int, folder: Path) -> Iterator[str]:
     assert str(proxy_port) in snippet
     assert f":{port};" in snippet
     configuration = folder / "nginx.conf"
-    configuration.write_text(AROUND.format(folder=folder, snippet=snippet), encoding="utf-8")
+    configuration.write_text(NGINX_FRAME.format(folder=folder, http=snippet), encoding="utf-8")
     with subprocess.Popen([str(NGINX), "-p", folder, "-e", folder / "error.log", "-c", configuration]) as process:
         try:
             _wait_for(port, process)

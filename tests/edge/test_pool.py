@@ -17,13 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qproxy.core.limits import Limits
-from qproxy.core.upstream import BaseUrl
-from qproxy.edge.connect import NetworkBackend
 from qproxy.edge.pool import Pool
-from qproxy.edge.runtime import current_runtime
 from qproxy.errors import UpstreamError
 from tests.support.leaks import cancelled_after, cancelled_at_every_await, nothing_left, tcp_pair, turns
+from tests.support.real_pool import pool_to
 from tests.support.scripted_upstream import Connection, ScriptedUpstream, answer, scripted_upstream, wait_for
 
 if TYPE_CHECKING:
@@ -96,27 +93,6 @@ async def answering() -> AsyncIterator[Upstream]:
     async with nothing_left(), scripted_upstream([upstream.serve]) as scripted:
         upstream.scripted = scripted
         yield upstream
-
-
-@asynccontextmanager
-async def pool_to(url: str, *, max_connections: int = 10, keepalive_s: float = NEVER) -> AsyncIterator[Pool]:
-    async with nothing_left(), anyio.create_task_group() as tasks:
-        runtime = current_runtime(tasks)
-        pool = Pool(
-            BaseUrl.parse(url),
-            runtime,
-            NetworkBackend(runtime),
-            ssl_context=CONTEXT,
-            max_connections=max_connections,
-            keepalive_s=keepalive_s,
-            limits=Limits(),
-        )
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            await turns()
-            tasks.cancel_scope.cancel()
 
 
 async def get(pool: Pool, path: str = "/", *, wait_s: float = NEVER) -> str:

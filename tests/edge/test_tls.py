@@ -12,16 +12,14 @@ import httpcore
 import pytest
 
 from qproxy.core.framing import CloseWalker, LengthWalker
-from qproxy.core.limits import Limits
-from qproxy.core.upstream import BaseUrl
-from qproxy.edge.connect import NetworkBackend, TlsFailed, secure
-from qproxy.edge.pool import Pool
+from qproxy.edge.connect import TlsFailed, secure
 from qproxy.edge.pump import Pump
 from qproxy.edge.runtime import current_runtime
 from qproxy.edge.streams import Stream, StreamLost, open_stream
 from qproxy.simulator.wire import PeerLeft, Wire
 from tests.support.certificates import client_context, server_context
 from tests.support.leaks import cancelled_at_every_await, nothing_left, tcp_pair, turns
+from tests.support.real_pool import pool_to
 from tests.support.scripted_upstream import answer, close, expect_request, head, scripted_upstream, send
 
 if TYPE_CHECKING:
@@ -331,32 +329,11 @@ class TestStale:
             assert stream.is_stale()
 
 
-@asynccontextmanager
-async def pool_to(url: str, context: ssl.SSLContext) -> AsyncIterator[Pool]:
-    async with nothing_left(), anyio.create_task_group() as tasks:
-        runtime = current_runtime(tasks)
-        pool = Pool(
-            BaseUrl.parse(url),
-            runtime,
-            NetworkBackend(runtime),
-            ssl_context=context,
-            max_connections=1,
-            keepalive_s=60.0,
-            limits=Limits(),
-        )
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            await turns()
-            tasks.cancel_scope.cancel()
-
-
 class TestThroughThePool:
     async def test_two_requests_on_one_connection(self) -> None:
         script = [expect_request(), send(answer(200, body=LONG)), expect_request(), send(answer(200, body=b"ok"))]
         async with scripted_upstream(script, ssl_context=server_context("127.0.0.1")) as upstream:
-            async with pool_to(upstream.url, client_context()) as pool:
+            async with pool_to(upstream.url, client_context(), max_connections=1) as pool:
                 assert (await pool.request("POST", upstream.url, content=LONG)).content == LONG
                 assert (await pool.request("GET", upstream.url)).content == b"ok"
                 assert len(upstream.connections) == 1
@@ -364,7 +341,7 @@ class TestThroughThePool:
 
     async def test_refused_certificates_take_no_slot(self) -> None:
         async with scripted_upstream([], ssl_context=server_context("other.example")) as upstream:
-            async with pool_to(upstream.url, client_context()) as pool:
+            async with pool_to(upstream.url, client_context(), max_connections=1) as pool:
                 for _ in range(3):
                     with pytest.raises(TlsFailed):
                         await pool.request("GET", upstream.url, extensions={"timeout": {"pool": 0}})
@@ -373,14 +350,14 @@ class TestThroughThePool:
     async def test_an_answer_that_ends_with_the_connection_needs_the_farewell(self) -> None:
         script = [expect_request(), send(head(200) + b"half of it"), close()]
         async with scripted_upstream(script, ssl_context=server_context("127.0.0.1")) as upstream:
-            async with pool_to(upstream.url, client_context()) as pool:
+            async with pool_to(upstream.url, client_context(), max_connections=1) as pool:
                 with pytest.raises(httpcore.ReadError):
                     await pool.request("GET", upstream.url)
 
     async def test_cancelled_at_every_await(self) -> None:
         script = [expect_request(), send(answer(200, body=b"ok"))]
         async with scripted_upstream(script, ssl_context=server_context("127.0.0.1")) as upstream:
-            async with pool_to(upstream.url, client_context()) as pool:
+            async with pool_to(upstream.url, client_context(), max_connections=1) as pool:
 
                 async def ask() -> None:
                     request = httpcore.Request("GET", upstream.url, headers={"Host": "a"})

@@ -7,19 +7,15 @@ import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 import httpcore
 import pytest
 
-from qproxy.core.limits import Limits
-from qproxy.core.upstream import BaseUrl
-from qproxy.edge.connect import NetworkBackend
 from qproxy.edge.pool import Pool
-from qproxy.edge.runtime import current_runtime
 from qproxy.edge.tls import KEPT_SESSIONS, TlsSessions
 from tests.support.account_stage import until_noticed
 from tests.support.certificates import client_context, server_context
-from tests.support.leaks import nothing_left, turns
+from tests.support.leaks import turns
+from tests.support.real_pool import pool_to
 from tests.support.scripted_upstream import ScriptedUpstream, answer, close, expect_request, scripted_upstream, send
 
 if TYPE_CHECKING:
@@ -33,29 +29,6 @@ VERSIONS = [
     pytest.param(ssl.TLSVersion.TLSv1_2, id="1.2"),
     pytest.param(ssl.TLSVersion.TLSv1_3, id="1.3"),
 ]
-
-
-@asynccontextmanager
-async def pool_to(url: str, context: ssl.SSLContext, *, warm: int = 0) -> AsyncIterator[Pool]:
-    async with nothing_left(), anyio.create_task_group() as tasks:
-        runtime = current_runtime(tasks)
-        pool = Pool(
-            BaseUrl.parse(url),
-            runtime,
-            NetworkBackend(runtime),
-            ssl_context=context,
-            max_connections=10,
-            keepalive_s=60.0,
-            limits=Limits(),
-        )
-        if warm:
-            pool.keep_warm(warm, tasks, {})
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            await turns()
-            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

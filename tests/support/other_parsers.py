@@ -47,7 +47,7 @@ REFUSALS = frozenset({400, 411, 413, 414, 417, 422, 431, 501, 505})
 
 _ABSOLUTE_FORM = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
-NGINX_CONFIGURATION = """
+NGINX_FRAME = """
 daemon off;
 master_process off;
 pid {folder}/nginx.pid;
@@ -60,6 +60,14 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
+  {http}
+}}
+"""
+"""Around what is to stand in its `http` block. Everything that it writes goes into `folder`."""
+
+NGINX_CONFIGURATION = NGINX_FRAME.replace(
+    "{http}",
+    """
   client_header_timeout {patience_ms}ms;
   client_body_timeout {patience_ms}ms;
   keepalive_timeout {patience_ms}ms;
@@ -72,9 +80,8 @@ http {{
       proxy_set_header Connection "";
       proxy_request_buffering off;
     }}
-  }}
-}}
-"""
+  }}""",
+)
 HAPROXY_CONFIGURATION = """
 global
   maxconn 500
