@@ -17,6 +17,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from qproxy.core.limits import MIB
@@ -122,7 +123,7 @@ class TokenCounter:
         try:
             outcome = await waiter.wait()
         finally:
-            job.is_abandoned = True
+            self._abandon(job)
         if isinstance(outcome, NotCountable):
             raise DownstreamError("invalid_json", str(outcome)) from outcome
         if outcome is None:
@@ -164,6 +165,12 @@ class TokenCounter:
             self._changed.notify_all()
         for job in asked:
             job.finish(None)
+
+    def _abandon(self, job: _Job) -> None:
+        """Nobody waits for it any more: its place in the line is free, or its count ends soon."""
+        job.is_abandoned = True
+        with self._changed, suppress(ValueError):
+            self._asked.remove(job)
 
     def _wake(self) -> None:
         """There is work. The lock is held."""

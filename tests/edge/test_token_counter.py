@@ -155,9 +155,24 @@ async def test_who_gives_up_leaves_the_thread_to_others() -> None:
         assert len(vocabulary.seen) == 2
 
 
+async def test_who_gives_up_leaves_the_place_to_others() -> None:
+    vocabulary = Gated()
+    async with counting(lambda: vocabulary) as counter:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(token_counter.MAX_ASKED + 1):
+                tasks.start_soon(counter.count, prompt("one"), Shape.OPENAI)
+                await anyio.wait_all_tasks_blocked()
+                await until(vocabulary.is_busy.is_set)
+            tasks.cancel_scope.cancel()
+        vocabulary.may_go_on.set()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(token_counter.MAX_ASKED):
+                tasks.start_soon(counter.count, prompt("one two"), Shape.OPENAI)
+
+
 async def test_cancelled_at_any_time() -> None:
     async with counting() as counter:
-        await cancelled_at_every_await(lambda: counter.count(prompt("one"), Shape.OPENAI), limit=100_000)
+        await cancelled_at_every_await(lambda: counter.count(prompt("one"), Shape.OPENAI))
         assert (await counter.count(prompt("one two"), Shape.OPENAI)).tokens == 2
 
 
