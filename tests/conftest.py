@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def every_loop_has_run() -> None:
-    """libuv opens a pipe with its first loop, and keeps it to the end of the process."""
+def every_loop_has_run() -> Iterator[None]:
+    """libuv opens a pipe with its first loop, and keeps it to the end of the process.
+
+    Thousands of collected tests are put out of the garbage collector's sight, which looks often.
+    """
     for backend in BACKENDS:
         run(anyio.sleep, 0, backend=backend)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-PIPED_COLUMNS = 200  # nobody cuts a pipe's lines, and a wrapped one is hard to search
+PIPED_COLUMNS = 20_000  # nobody cuts a pipe's lines, and a wrapped one is hard to search
 
 
 def prepare_output() -> None:
