@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import socket
@@ -15,6 +16,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from qproxy.config.options import UVLOOP_INSTALLED
 from qproxy.simulator.wire import PeerLeft, Wire, accept_forever, listen
 from tests.hostile.conftest import guarded, recording
 from tests.support.leaks import nothing_left, open_sockets, silent_port, turns
@@ -37,15 +39,8 @@ NAME = "upstream.test"
 RESULT = list[tuple[int, int, int, str, tuple[str, int]]]
 
 
-@pytest.fixture
-def python_resolves(anyio_backend: tuple[str, dict[str, object]]) -> None:
-    """uvloop asks libc by itself; the other loops call `socket.getaddrinfo` in a thread."""
-    if anyio_backend[1].get("use_uvloop"):
-        pytest.skip("names are resolved inside of uvloop, out of reach")
-
-
 class Resolver:
-    """In the place of libc's, for one name. `held` lookups wait until `release`."""
+    """In the place of libc's, for one name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses = ["127.0.0.1"]
@@ -64,6 +59,10 @@ class Resolver:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self.addresses]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        if UVLOOP_INSTALLED:
+            import uvloop
+
+            monkeypatch.setattr(uvloop.Loop, "getaddrinfo", _in_a_thread)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -78,8 +77,13 @@ class Resolver:
             await anyio.sleep(0.001)
 
 
+async def _in_a_thread(loop: asyncio.AbstractEventLoop, host: str, port: int, **hints: int) -> object:
+    """As asyncio's own: uvloop asks libc by itself, out of reach."""
+    return await loop.run_in_executor(None, lambda: socket.getaddrinfo(host, port, hints["family"], hints["type"]))
+
+
 @pytest.fixture
-def resolver(monkeypatch: pytest.MonkeyPatch, python_resolves: None) -> Resolver:
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     return Resolver(monkeypatch)
 
 
