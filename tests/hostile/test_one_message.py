@@ -16,10 +16,10 @@ import pytest
 from qproxy.core.http1 import HEAD_END
 from qproxy.core.limits import Limits
 from tests.hostile.conftest import guarded
-from tests.support.hostile_requests import BROKEN_CHUNKS, REFUSED_REQUESTS
+from tests.support.framings import CODINGS, LENGTHS, STRICTER_CHUNKS, TOKEN, chunked_bodies
+from tests.support.hostile_requests import REFUSED_REQUESTS
 from tests.support.other_parsers import (
-    HAPROXY,
-    NGINX,
+    FRONT_ENDS,
     PATIENT_MS,
     Reading,
     front_end,
@@ -33,47 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AT_ONCE = 100
-FRONT_ENDS = {"nginx": NGINX, "haproxy": HAPROXY}
 PATH = b"/v1/files"
 AFTER = b"GET /after HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 """Stands behind every input: whoever divides that otherwise sees another request here, or none."""
 
 BODY = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 assert len(BODY) == 40
-LENGTHS = (
-    b"", b"Content-Length: 40", b"Content-Length: 5", b"Content-Length: 0", b"Content-Length:40",
-    b"Content-Length: 040", b"Content-Length: 40 ", b"CONTENT-LENGTH:\t40", b"Content-Length: 40, 40",
-    b"Content-Length: 40, 5", b"Content-Length: +40", b"Content-Length: 4 0", b"Content-Length: 0x28",
-    b"Content-Length: 40\x0b",
-    b"Content-Length:", b"Content-Length : 40", b"Content_Length: 40", b" Content-Length: 40",
-    b"X: a\nContent-Length: 40",
-    b"X: a\rContent-Length: 40", b"Content-Length: 40\r\nContent-Length: 40",
-    b"Content-Length: 5\r\nContent-Length: 40",
-)  # fmt: skip
-CODINGS = (
-    b"", b"Transfer-Encoding: chunked", b"Transfer-Encoding:chunked", b"TRANSFER-ENCODING: CHUNKED",
-    b"Transfer-Encoding:\tchunked", b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x0c",
-    b"Transfer-Encoding: xchunked", b"Transfer-Encoding: chunkedx", b'Transfer-Encoding: "chunked"',
-    b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: identity, chunked",
-    b"Transfer-Encoding: gzip, chunked",
-    b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: chunked,", b"Transfer-Encoding: ,chunked",
-    b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: identity", b"Transfer-Encoding:",
-    b"Transfer-Encoding : chunked", b"Transfer-Encoding\t: chunked", b"Transfer_Encoding: chunked",
-    b" Transfer-Encoding: chunked", b"Transfer-Encoding:\r\n chunked", b"Transfer-Encoding: identity\r\n\tchunked",
-    b"X: a\nTransfer-Encoding: chunked", b"X: a\rTransfer-Encoding: chunked", b"TE: chunked",
-    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
-)  # fmt: skip
-SIZES = (
-    b"5", b"05", b"5 ", b"5\t", b" 5", b"5;a", b"5;a=b", b'5;a="b"', b"5 ;a", b"0x5", b"+5", b"-5", b"5_", b"",
-    b"5\x0b", b"5;\x00", b"5;a\nb", b"5;a\rb",
-)  # fmt: skip
-LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
-LAST_CHUNKS = (
-    b"0\r\n\r\n", b"00\r\n\r\n", b"0;a\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"0\r\nContent-Length: 5\r\n\r\n",
-    b"0\r\n X: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\n\n", b"0\r\n\n", b"0\n\r\n", b"0\r\n\r", b"0\r\nX\r\n\r\n",
-)  # fmt: skip
-
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 SINGLE = rb"content-length|transfer-encoding|host|authorization|x-api-key|content-type|origin|expect"
 FURTHER = {
     "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
@@ -96,14 +61,6 @@ FURTHER = {
 }
 """What a head has to keep to although others may not ask for it, as what shows that it does not."""
 
-FURTHER_IN_CHUNKS = {
-    "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
-    "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
-    "no blanks before an extension": rb"[0-9A-Fa-f][ \t]+;",
-    "a trailer is a name, a colon and a value": rb"0\r\n(?!" + TOKEN + rb"+:)[^\r]",
-    "there are limits": rb"(?s)^.{4000}",
-}
-
 
 @cache
 def inputs() -> Mapping[str, bytes]:
@@ -122,15 +79,7 @@ def _framings() -> Iterator[bytes]:
 
 def _chunk_bodies() -> Iterator[bytes]:
     head = _head(b"1.1", b"Transfer-Encoding: chunked")
-    for chunks in BROKEN_CHUNKS.values():
-        yield head + b"1\r\na\r\n" + chunks
-    for size in SIZES:
-        yield head + size + b"\r\nhello\r\n0\r\n\r\n"
-    for first in LINE_ENDS:
-        for second in LINE_ENDS:
-            yield head + b"5" + first + b"hello" + second + b"0\r\n\r\n"
-    for last in LAST_CHUNKS:
-        yield head + b"5\r\nhello\r\n" + last
+    return (head + chunks for chunks in chunked_bodies())
 
 
 def _head(version: bytes, *lines: bytes) -> bytes:
@@ -192,7 +141,7 @@ def disagreements(theirs: Mapping[str, Reading]) -> list[str]:
 def is_explained(raw: bytes) -> bool:
     head, _, body = raw.partition(HEAD_END)
     in_head = any(re.search(pattern, head + b"\r\n") for pattern in FURTHER.values())
-    return in_head or any(re.search(pattern, body) for pattern in FURTHER_IN_CHUNKS.values())
+    return in_head or any(re.search(pattern, body) for pattern in STRICTER_CHUNKS.values())
 
 
 def test_what_we_accept_is_the_same_for_them(theirs: Mapping[str, Reading]) -> None:

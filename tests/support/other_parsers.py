@@ -31,7 +31,7 @@ from tests.support.raw_client import RawClient, raw_client
 from tests.support.request_reader import read_by_h11, read_requests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from bench.rivals.packages import DebianPackages
 
@@ -79,6 +79,7 @@ NGINX_CONFIGURATION = NGINX_FRAME.replace(
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_request_buffering off;
+      proxy_read_timeout {answer_ms}ms;
     }}
   }}""",
 )
@@ -186,21 +187,50 @@ class FrontEnd:
 
 NGINX = FrontEnd("nginx", NGINX_PACKAGES, NGINX_CONFIGURATION, ("-p", "{folder}", "-e", "{folder}/error.log", "-c"))
 HAPROXY = FrontEnd("haproxy", HAPROXY_PACKAGES, HAPROXY_CONFIGURATION, ("-db", "-q", "-f"))
+FRONT_ENDS = {each.name: each for each in (NGINX, HAPROXY)}
+
+
+async def serve_requests(wire: Wire) -> None:
+    """An origin that tells of each request what it was."""
+    try:
+        connection = h11.Connection(h11.SERVER)
+        while connection.our_state is not h11.MUST_CLOSE:
+            request, body = await _next_request(connection, wire)
+            said = orjson.dumps([request.method.decode(), request.target.decode("latin-1"), body.hex()])
+            fields = [("X-Origin", "yes"), ("Content-Length", str(len(said)))]
+            head = connection.send(h11.Response(status_code=200, headers=fields))
+            await wire.send((head or b"") + said)
+            connection.send(h11.Data(data=said))
+            connection.send(h11.EndOfMessage())
+            if connection.our_state is h11.DONE:
+                connection.start_next_cycle()
+    except (PeerLeft, h11.RemoteProtocolError):
+        pass
+    finally:
+        wire.close()
 
 
 @asynccontextmanager
-async def front_end(front: FrontEnd, folder: Path, silence_ms: int = SILENCE_MS) -> AsyncIterator[str]:
-    """The URL of a front end with an origin behind it."""
+async def front_end(
+    front: FrontEnd,
+    folder: Path,
+    silence_ms: int = SILENCE_MS,
+    *,
+    answer_ms: int | None = None,
+    serve: Callable[[Wire], Coroutine[object, object, None]] = serve_requests,
+) -> AsyncIterator[str]:
+    """The URL of a front end with an origin behind it, each connection to which is served by `serve`. It waits for a
+    client's bytes for `silence_ms`, and for those of the origin for `answer_ms`."""
     with listen("127.0.0.1", 0, None) as listener:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(accept_forever, listener, tasks, _serve_origin)
+            tasks.start_soon(accept_forever, listener, tasks, serve)
             port = _free_port()
             configuration = front.configuration.format(
                 folder=folder,
                 port=port,
                 origin_port=listener.getsockname()[1],
                 patience_ms=silence_ms,
-                answer_ms=8 * silence_ms,
+                answer_ms=answer_ms or 8 * silence_ms,
             )
             with _process(front, folder, configuration) as process:
                 await _until_ready(port, process)
@@ -260,25 +290,6 @@ async def _read_answer(client: RawClient, messages: list[Message]) -> str:
         messages.append(Message(method, _origin_form(target), bytes.fromhex(body)))
         return ""
     return str(answer.status) if answer.status in REFUSALS else ""
-
-
-async def _serve_origin(wire: Wire) -> None:
-    try:
-        connection = h11.Connection(h11.SERVER)
-        while connection.our_state is not h11.MUST_CLOSE:
-            request, body = await _next_request(connection, wire)
-            said = orjson.dumps([request.method.decode(), request.target.decode("latin-1"), body.hex()])
-            fields = [("X-Origin", "yes"), ("Content-Length", str(len(said)))]
-            head = connection.send(h11.Response(status_code=200, headers=fields))
-            await wire.send((head or b"") + said)
-            connection.send(h11.Data(data=said))
-            connection.send(h11.EndOfMessage())
-            if connection.our_state is h11.DONE:
-                connection.start_next_cycle()
-    except (PeerLeft, h11.RemoteProtocolError):
-        pass
-    finally:
-        wire.close()
 
 
 async def _next_request(connection: h11.Connection, wire: Wire) -> tuple[h11.Request, bytes]:
