@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 0.5  # for the last words of answers that are broken off to be taken
 RENEWAL_S = 8.0  # for a login that is being renewed to be saved: without that it is lost (faults.md P03)
 HURRIED_RENEWAL_S = 1.0
+MANY_CONNECTIONS = 1_000  # a limit below that is told of, as one that nobody chose (faults.md R1)
 
 
 class Running:
@@ -111,6 +112,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     with logging_beside(), anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with background() as beside, running(settings) as proxy:
             with _watching_stalls(proxy.app):
+                _tell_of_few_descriptors(settings.limits.max_connections)
                 announce(proxy.url)
                 await anext(signals)
                 beside.start_soon(_hurry, proxy, signals)
@@ -121,6 +123,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 async def _hurry(proxy: Running, signals: AsyncIterator[signal.Signals]) -> None:
     async for _ in signals:
         proxy.hurry()
+
+
+def _tell_of_few_descriptors(wanted: int) -> None:
+    carried = connections_carried()
+    if carried < (wanted or MANY_CONNECTIONS):
+        why = f"max_connections is {wanted}" if wanted else "more clients are turned away"
+        log.warning("the limit of open files carries %d connections, %s: raise it with ulimit -n", carried, why)
 
 
 def _tell_what_is_under_way(app: App) -> None:

@@ -81,7 +81,10 @@ class TestAProcess:
             assert (await whole(streaming_client, got)).end is End.WHOLE
             assert bytes(got.body) == FIRST + LAST
             assert (await idle.ask(ASK_STREAM)).status == 200
-            assert server.said() == "accepting pauses: Too many open files\n"
+            assert server.said() == (
+                "the limit of open files carries 8 connections, max_connections is 10000: raise it with ulimit -n\n"
+                "accepting pauses: Too many open files\n"
+            )
 
     async def test_the_limit_lets_in_as_many_as_descriptors_carry(self, tmp_path: Path, backend: str) -> None:
         """R1: without a setting none is accepted that could not be served."""
@@ -92,6 +95,19 @@ class TestAProcess:
                 clients = [await stack.enter_async_context(raw_client(server.url)) for _ in range(40)]
                 statuses = [(await client.ask(LIVE)).status for client in clients]
             assert statuses == [200] * 18 + [503] * 22
+            assert server.said() == (
+                "the limit of open files carries 18 connections, "
+                "more clients are turned away: raise it with ulimit -n\n"
+            )
+
+    async def test_a_limit_that_is_kept_needs_no_word(self, tmp_path: Path, backend: str) -> None:
+        async with server_process(
+            tmp_path,
+            "http://127.0.0.1:9/v1",
+            backend=backend,
+            wrapper=with_descriptors(100),
+            environ={"QPROXY_MAX_CONNECTIONS": "18"},
+        ) as server:
             assert server.said() == ""
 
 
