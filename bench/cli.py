@@ -19,7 +19,7 @@ from bench.ratios import RatioSet
 from bench.results import QPROXY, Run
 from bench.rivals import RIVALS
 from bench.rivals.base import InstallError, Rival
-from bench.rivals.qproxy import judged_qproxy, qproxy
+from bench.rivals.qproxy import busy_qproxy, judged_qproxy, qproxy
 from bench.runner import Plan, execute
 from bench.scenarios import SCENARIOS
 from bench.slow import command as slow
@@ -85,6 +85,9 @@ def _run_options(run: argparse.ArgumentParser) -> None:
         "--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,...",
         help="one more qproxy, with these environment variables",
     )  # fmt: skip
+    own.add_argument(
+        "--everything", action="store_true", help="one more: two sticky accounts, a rename, tokens counted"
+    )
     output = run.add_argument_group("output beside the tables")
     output.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     output.add_argument("--ratios", type=Path, metavar="FILE", help="the ratios alone: a baseline for compare")
@@ -133,6 +136,8 @@ def own_subjects(options: argparse.Namespace) -> list[Rival]:
                 subjects.append(qproxy(backend, name=name, workers=workers))
     for name, extra in options.variant:
         subjects.append(qproxy(first_backend, name=f"{QPROXY}@{name}", workers=first_workers, extra=extra))
+    if options.everything:
+        subjects.append(busy_qproxy(first_backend, first_workers))
     return subjects
 
 

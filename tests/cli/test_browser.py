@@ -54,8 +54,8 @@ def opened(folder: Path, browser: str) -> bool:
 
 
 def test_the_page_reaches_the_browser(tmp_path: Path) -> None:
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/page.new\nmv {tmp_path}/page.new {tmp_path}/page\n')
+    browser = tmp_path / "browser"  # one that ends at once is taken for one that could not start
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/page.new\nmv {tmp_path}/page.new {tmp_path}/page\nsleep 2\n')
     browser.chmod(0o755)
     assert opened(tmp_path, f"{browser} %s &")
     deadline = time.monotonic() + TIMEOUT_S
