@@ -74,6 +74,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("T2", "added_ms@600KB", "added p50 at 600 KB, ms", "lower", 3, ranked=True, tolerance=LATENCY),
     Figure("T2", "added_ms@600KB-model-first", "… with model before messages, ms", "lower", 3, tolerance=LATENCY),
     Figure("T2", "added_ms@4MB", "added p50 at 4 MB, ms", "lower", 3, ranked=True, tolerance=LATENCY),
+    Figure("T2", "added_ms@4MB-model-first", "… with model before messages, ms", "lower", 3, tolerance=LATENCY),
     Figure("T2", "last_byte_ms@1KB", "paced upload, last byte up after, 1 KB, ms", "lower", 3, judged=False),
     Figure("T2", "last_byte_ms@100KB", "… 100 KB, ms", "lower", 3, judged=False),
     Figure("T2", "last_byte_ms@600KB", "… 600 KB, ms", "lower", 3, judged=False),

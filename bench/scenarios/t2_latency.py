@@ -8,7 +8,7 @@ from bench.scenarios.base import proxy_cpu_us
 
 SIZES = {"1KB": KIB, "100KB": 100 * KIB, "600KB": 600 * KIB, "4MB": 4 * MIB}
 # Some clients send `model` before `messages`: for a proxy that looks for it, another path.
-MODEL_FIRST = "600KB"
+MODEL_FIRST = ("600KB", "4MB")
 UPLOAD_SIZES = {**SIZES, "16MB": 16 * MIB}
 UPLOAD_BYTES_PER_S = 32 * MIB
 UPLOAD_LIMIT_S = 30.0  # for all uploads of one size
@@ -23,10 +23,11 @@ class AddedLatency:
     has_direct_form = False
 
     def measure(self, bench: Bench, target: Target, into: Measurement) -> None:
-        """Bodies with `model` behind `messages`, as SDKs write them; one size with `model` in front."""
+        """Bodies with `model` behind `messages`, as SDKs write them; two sizes with `model` in front."""
         for label, size_bytes in SIZES.items():
             self._at(label, size_bytes, "messages first", bench, target, into)
-        self._at(f"{MODEL_FIRST}-model-first", SIZES[MODEL_FIRST], "model first", bench, target, into)
+        for label in MODEL_FIRST:
+            self._at(f"{label}-model-first", SIZES[label], "model first", bench, target, into)
         for label, size_bytes in UPLOAD_SIZES.items():
             self._upload(label, size_bytes, bench, target, into)
         behind = [value for key, value in into.figures.items() if key.startswith("last_byte_ms@")]
