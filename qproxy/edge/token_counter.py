@@ -9,12 +9,16 @@ thread, some time later, with the count; never where the body was dropped, is no
 
 The thread begins with a job and ends after a second without one. It holds the interpreter for at most about 2 ms at a
 time, except for once: building the tokenizer takes it for about 0.1 s, at the first job or where `warm` is called.
+
+Counts that nobody waits for get a tenth of a core: where prompts come faster than they are counted, the loop would
+share its core with them all the time. A rest ends when somebody asks.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +39,8 @@ IDLE_S = 1.0  # then the thread ends
 MAX_ASKED = 64
 MAX_NOTED = 64
 MAX_NOTED_BYTES = 8 * MIB  # what waits keeps its bodies in memory; the newest one is always taken
+REST = 9  # times as long as the part of a count took, on the clock of the thread
+PART_S = 0.002
 
 Outcome = Counted | NotCountable | None  # None: there is no answer any more
 
@@ -53,6 +59,7 @@ class _Job:
     may_want_ids: bool
     finish: Callable[[Outcome], None]
     is_abandoned: bool = False
+    has_time: bool = False
 
     @property
     def size(self) -> int:
@@ -60,11 +67,12 @@ class _Job:
 
 
 class _Stoppable:
-    """The vocabulary for one job: nothing more is counted for it once nobody wants it."""
+    """The vocabulary for one job. `go_on` is called before each text; it raises `_Abandoned` where nobody wants the
+    count any more."""
 
-    def __init__(self, vocabulary: Vocabulary, is_over: Callable[[], bool]) -> None:
+    def __init__(self, vocabulary: Vocabulary, go_on: Callable[[], None]) -> None:
         self._vocabulary = vocabulary
-        self._is_over = is_over
+        self._go_on = go_on
 
     @property
     def is_exact(self) -> bool:
@@ -75,13 +83,11 @@ class _Stoppable:
         return self._vocabulary.obstacle
 
     def count(self, text: str) -> int:
-        if self._is_over():
-            raise _Abandoned
+        self._go_on()
         return self._vocabulary.count(text)
 
     def ids(self, text: str) -> Sequence[int]:
-        if self._is_over():
-            raise _Abandoned
+        self._go_on()
         return self._vocabulary.ids(text)
 
     def special_id(self, name: str) -> int:
@@ -103,6 +109,8 @@ class TokenCounter:
         self._wants_vocabulary = False
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._worked_s = 0.0  # on the thread's clock, when it last went to rest
+        self._rests_until = 0.0
 
     # --- on the loop's thread
 
@@ -137,7 +145,7 @@ class TokenCounter:
             if isinstance(outcome, Counted):
                 self._call_on_loop(lambda: done(outcome))
 
-        job = _Job(pieces, Shape.OPENAI, model, may_want_ids=False, finish=finish)
+        job = _Job(pieces, Shape.OPENAI, model, may_want_ids=False, finish=finish, has_time=True)
         with self._changed:
             if self._is_closed:
                 return
@@ -184,6 +192,7 @@ class TokenCounter:
     # --- in the thread
 
     def _run(self) -> None:
+        self._worked_s = 0.0
         is_over = False
         try:
             while self._next_turn():
@@ -234,7 +243,9 @@ class TokenCounter:
         return None
 
     def _counted(self, job: _Job, vocabulary: Vocabulary) -> Outcome:
-        stoppable = _Stoppable(vocabulary, lambda: job.is_abandoned or self._is_closed)
+        if job.has_time:
+            self._rest()
+        stoppable = _Stoppable(vocabulary, lambda: self._go_on(job))
         # Joining long bytes lets other threads run, joining views does not.
         body = b"".join([piece if isinstance(piece, bytes) else bytes(piece) for piece in job.pieces])
         try:
@@ -245,6 +256,24 @@ class TokenCounter:
             return exc
         except _Abandoned:
             return None
+        finally:
+            self._owe_rest()
+
+    def _go_on(self, job: _Job) -> None:
+        if job.has_time and time.thread_time() - self._worked_s > PART_S:
+            self._owe_rest()
+            self._rest()
+        if job.is_abandoned or self._is_closed:
+            raise _Abandoned
+
+    def _owe_rest(self) -> None:
+        worked_s = time.thread_time()
+        self._rests_until = time.monotonic() + REST * (worked_s - self._worked_s)
+        self._worked_s = worked_s
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked or self._is_closed, self._rests_until - time.monotonic())
 
     def _call_on_loop(self, call: Callable[[], None]) -> None:
         try:

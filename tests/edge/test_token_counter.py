@@ -170,6 +170,21 @@ async def test_who_gives_up_leaves_the_place_to_others() -> None:
                 tasks.start_soon(counter.count, prompt("one two"), Shape.OPENAI)
 
 
+async def test_counts_that_nobody_waits_for_rest_until_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_counter, "REST", 1e9)
+    monkeypatch.setattr(token_counter, "PART_S", 0.0)
+    vocabulary = ByWords()
+    noted: list[int] = []
+    long = [{"role": "user", "content": text} for text in ("one", "two three", "four five six")]
+    async with counting(lambda: vocabulary) as counter:
+        for _ in range(2):
+            counter.note([orjson.dumps({"messages": long})], "qwen3-8b", lambda found: noted.append(found.tokens))
+        await anyio.sleep(0.05)
+        assert noted == []
+        assert (await counter.count(prompt("one two"), Shape.OPENAI)).tokens == 2
+        assert len(noted) == 1
+
+
 async def test_cancelled_at_any_time() -> None:
     async with counting() as counter:
         await cancelled_at_every_await(lambda: counter.count(prompt("one"), Shape.OPENAI))
