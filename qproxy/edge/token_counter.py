@@ -111,6 +111,7 @@ class TokenCounter:
         self._is_closed = False
         self._worked_s = 0.0  # on the thread's clock, when it last went to rest
         self._rests_until = 0.0
+        self._is_resting = False
 
     # --- on the loop's thread
 
@@ -153,7 +154,8 @@ class TokenCounter:
             self._noted_bytes += job.size
             while len(self._noted) > 1 and (len(self._noted) > MAX_NOTED or self._noted_bytes > MAX_NOTED_BYTES):
                 self._noted_bytes -= self._noted.popleft().size
-            self._wake()
+            if not self._is_resting:
+                self._wake()
 
     def warm(self) -> None:
         """Build the tokenizer now, in the thread."""
@@ -273,7 +275,9 @@ class TokenCounter:
 
     def _rest(self) -> None:
         with self._changed:
+            self._is_resting = True
             self._changed.wait_for(lambda: self._asked or self._is_closed, self._rests_until - time.monotonic())
+            self._is_resting = False
 
     def _call_on_loop(self, call: Callable[[], None]) -> None:
         try:
