@@ -51,7 +51,8 @@ class _Abandoned(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One body. `finish` is called in the thread, once. `is_abandoned` is set on the loop's thread."""
+    """One body. `finish` is called in the thread, once. `is_abandoned` is set on the loop's thread. `has_time`: nobody
+    waits for it."""
 
     pieces: Sequence[Buffer]
     shape: Shape
