@@ -7,19 +7,23 @@ import sys
 import click
 
 from qproxy import __version__
-from qproxy.cli.auth import ALIASES, auth
-from qproxy.cli.check import check
 from qproxy.cli.console import prepare_output, print_note
-from qproxy.cli.demo import demo
-from qproxy.cli.models import models
-from qproxy.cli.serve import serve
-from qproxy.cli.tokens import tokens
+from qproxy.cli.lazy import LazyGroup
 from qproxy.config import ConfigError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-@click.group(commands=[serve, demo, models, tokens, check, auth, *ALIASES], context_settings={"max_content_width": 100})
+PLACES = {
+    **{name: f"qproxy.cli.{name}:{name}" for name in ("serve", "demo", "models", "tokens", "check", "auth")},
+    "auth:list": "qproxy.cli.auth_aliases:list_accounts",
+    "auth:add": "qproxy.cli.auth_aliases:add",
+    "auth:remove": "qproxy.cli.auth_aliases:remove",
+    "auth:counts": "qproxy.cli.auth_aliases:counts",
+}
+
+
+@click.group(cls=LazyGroup, places=PLACES, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="qproxy", message="%(prog)s %(version)s")
 def commands() -> None:
     """A low-level reverse proxy between any OpenAI client and a Qwen model."""

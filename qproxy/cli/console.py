@@ -8,8 +8,6 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -51,6 +49,8 @@ def print_note(text: str) -> None:
 
 def print_rich(*renderables: RenderableType) -> None:
     """Draw tables and the like on stdout, with colours where it is a terminal."""
+    from rich.console import Console  # whoever has tables has paid for it; `serve` has none
+
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else PIPED_COLUMNS
     drawn = io.StringIO()

@@ -91,10 +91,16 @@ def test_older_names() -> None:
     same_rows(sorted(table(CONFIGURATION, "variable", "Older names")), sorted(public + private))
 
 
+def commands_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def every_command(group: click.Group = commands, prefix: str = "") -> dict[str, click.Command]:
     """Those that help lists, by all of their names: `serve`, `auth`, `auth login`."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    for name, command in commands_of(group).items():
         if not command.hidden:
             found[prefix + name] = command
             if isinstance(command, click.Group):
@@ -109,7 +115,7 @@ def test_commands() -> None:
 
 def test_older_names_of_commands() -> None:
     page = table(REFERENCE / "command-line.md", "older name", "Older names")
-    hidden = [name for name, command in commands.commands.items() if command.hidden]
+    hidden = [name for name, command in commands_of(commands).items() if command.hidden]
     same_rows(page, [[name, name.replace(":", " ")] for name in hidden])
 
 
