@@ -128,14 +128,19 @@ async def test_long_notes_push_out_others_and_are_taken() -> None:
         assert vocabulary.seen == ["begun", "asked", "long"]
 
 
+async def fill(counter: TokenCounter, vocabulary: Gated, tasks: anyio.abc.TaskGroup) -> None:
+    """One is counted, and as many wait as may."""
+    for _ in range(token_counter.MAX_ASKED + 1):
+        tasks.start_soon(counter.count, prompt("one"), Shape.OPENAI)
+        await anyio.wait_all_tasks_blocked()
+        await until(vocabulary.is_busy.is_set)
+
+
 async def test_too_many_who_wait_are_refused() -> None:
     vocabulary = Gated()
     async with counting(lambda: vocabulary) as counter:
         async with anyio.create_task_group() as tasks:
-            for _ in range(token_counter.MAX_ASKED + 1):
-                tasks.start_soon(counter.count, prompt("one"), Shape.OPENAI)
-                await anyio.wait_all_tasks_blocked()
-                await until(vocabulary.is_busy.is_set)
+            await fill(counter, vocabulary, tasks)
             with pytest.raises(InternalError) as refused:
                 await counter.count(prompt("one"), Shape.OPENAI)
             assert refused.value.code == "overloaded"
@@ -159,10 +164,7 @@ async def test_who_gives_up_leaves_the_place_to_others() -> None:
     vocabulary = Gated()
     async with counting(lambda: vocabulary) as counter:
         async with anyio.create_task_group() as tasks:
-            for _ in range(token_counter.MAX_ASKED + 1):
-                tasks.start_soon(counter.count, prompt("one"), Shape.OPENAI)
-                await anyio.wait_all_tasks_blocked()
-                await until(vocabulary.is_busy.is_set)
+            await fill(counter, vocabulary, tasks)
             tasks.cancel_scope.cancel()
         vocabulary.may_go_on.set()
         async with anyio.create_task_group() as tasks:

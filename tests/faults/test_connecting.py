@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import socket
 import threading
 from contextlib import asynccontextmanager, contextmanager
@@ -19,6 +17,7 @@ import pytest
 from qproxy.config.options import UVLOOP_INSTALLED
 from qproxy.simulator.wire import PeerLeft, Wire, accept_forever, listen
 from tests.hostile.conftest import guarded, recording
+from tests.support.descriptors import no_descriptor_left
 from tests.support.leaks import nothing_left, open_sockets, silent_port, turns
 from tests.support.raw_client import Answer, End, RawClient, post, raw_client, request_head
 from tests.support.scripted_upstream import answer, close, expect_request, scripted_upstream, send
@@ -316,26 +315,6 @@ class TestAClientThatLeavesMeanwhile:
 
 def _open_slots(proxy: app.Running) -> int:
     return sum(len(pool._open) for pool in proxy.app.upstreams._pools.values())
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Nothing can be opened inside the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
-    fillers = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-    try:
-        while True:
-            try:
-                fillers.append(os.dup(0))
-            except OSError:
-                break
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for filler in fillers:
-            os.close(filler)
 
 
 async def test_without_descriptors_new_work_is_refused_and_what_is_open_lives() -> None:

@@ -19,7 +19,7 @@ from qproxy.core.http1 import HEAD_END
 from qproxy.edge.runtime import run
 from qproxy.simulator.wire import PeerLeft, Wire, accept_forever, listen
 from tests.hostile.conftest import guarded
-from tests.support.framings import CODINGS, LENGTHS, STRICTER_CHUNKS, TOKEN, chunked_bodies
+from tests.support.framings import CODINGS, LENGTHS, STRICTER_CHUNKS, STRICTER_LINES, TOKEN, chunked_bodies
 from tests.support.other_parsers import FRONT_ENDS, front_end
 from tests.support.raw_client import connect
 from tests.support.shell import BACKENDS
@@ -64,8 +64,7 @@ BODYLESS = (b"204 No Content", b"304 Not Modified", b"205 Reset Content")
 
 
 FURTHER = {
-    "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
-    "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    **STRICTER_LINES,
     "a line is not folded": rb"\r\n[ \t]",
     "a line is a name, a colon and a value": rb"\r\n(?!" + TOKEN + rb"+:)[^\r]",
     "a length is a plain number": rb"(?i)\r\ncontent-length:(?![ \t]*[0-9]{1,18} *\r\n)",

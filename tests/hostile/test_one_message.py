@@ -16,7 +16,7 @@ import pytest
 from qproxy.core.http1 import HEAD_END
 from qproxy.core.limits import Limits
 from tests.hostile.conftest import guarded
-from tests.support.framings import CODINGS, LENGTHS, STRICTER_CHUNKS, TOKEN, chunked_bodies
+from tests.support.framings import CODINGS, LENGTHS, STRICTER_CHUNKS, STRICTER_LINES, TOKEN, chunked_bodies
 from tests.support.hostile_requests import REFUSED_REQUESTS
 from tests.support.other_parsers import (
     FRONT_ENDS,
@@ -41,8 +41,7 @@ BODY = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 assert len(BODY) == 40
 SINGLE = rb"content-length|transfer-encoding|host|authorization|x-api-key|content-type|origin|expect"
 FURTHER = {
-    "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
-    "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    **STRICTER_LINES,
     "a line is not folded": rb"\r\n[ \t]",
     "a line is a name, a colon and a value": rb"\r\n(?!" + TOKEN + rb"+:)[^\r]",
     "a field that counts stands once": rb"(?is)\r\n(" + SINGLE + rb"):.*\r\n\1:",

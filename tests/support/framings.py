@@ -45,14 +45,17 @@ LAST_CHUNKS = (
     b"0\r\n X: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\n\n", b"0\r\n\n", b"0\n\r\n", b"0\r\n\r", b"0\r\nX\r\n\r\n",
 )  # fmt: skip
 
-STRICTER_CHUNKS = {
+STRICTER_LINES = {
     "CR and LF stand together, at the end of a line": rb"(?<!\r)\n|\r(?!\n)",
     "no control characters": rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+}
+STRICTER_CHUNKS = {
+    **STRICTER_LINES,
     "no blanks before an extension": rb"[0-9A-Fa-f][ \t]+;",
     "a trailer is a name, a colon and a value": rb"0\r\n(?!" + TOKEN + rb"+:)[^\r]",
     "there are limits": rb"(?s)^.{4000}",
 }
-"""What chunks have to keep to although other parsers may not ask for it, as what shows that they do not."""
+"""What heads and chunks have to keep to although other parsers may not ask for it, as what shows that they do not."""
 
 
 def chunked_bodies() -> Iterator[bytes]:
