@@ -139,7 +139,7 @@ def test_the_mock_closes_on_a_broken_chunk_size(field: Field) -> None:
 
 
 def test_rps_counts_answers_and_reads_the_clock_of_the_other_process(field: Field) -> None:
-    result = field.load("rps", stream=False, connections=8, seconds=0.2, warmup=0.05)
+    result = field.load("rps", stream=False, connections=8, seconds=1.0, warmup=0.05)
     assert result.requests > 0
     assert result.errors == 0
     assert result.latency_ms is not None
@@ -246,7 +246,7 @@ def test_the_last_byte_is_that_of_the_upstream_and_not_of_a_proxy_that_stores(fi
 
 def test_churn_leaves_in_every_way_and_leaves_nothing_behind(field: Field) -> None:
     field.mock.profile(chunks=10)
-    result = field.load("churn", stream=True, connections=10, chunks=10, seconds=0.3)
+    result = field.load("churn", stream=True, connections=10, chunks=10, seconds=1.0)
     assert result.errors == 0
     assert result.complete > 0
     assert result.left > 0

@@ -76,7 +76,7 @@ class TestSuccess:
         assert status == 0
         assert stdout.startswith("default is logged in. The token is valid for 59 min, until 20")
         assert "free tier behind this login ended" in stderr
-        assert re.search("Waiting for approval, at most 10:00 minutes", stderr)
+        assert re.search(r"Waiting for approval, at most (10:00|9:5\d) minutes", stderr)
         login = logged_in(shell)
         assert sim.account_of(str(login["access_token"])) == "user"
         assert (login["token_type"], type(login["expiry_date"])) == ("Bearer", int)

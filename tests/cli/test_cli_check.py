@@ -98,7 +98,7 @@ class TestCheck:
         assert list(found)[-1] == check
 
     def test_a_server_that_does_not_speak_tls(self, shell: Shell, upstream: str) -> None:
-        shell.environ |= {"QPROXY_CONNECT_S": "0.2", "QPROXY_TLS_S": "0.2"}
+        shell.environ |= {"QPROXY_CONNECT_S": "1.5", "QPROXY_TLS_S": "0.2"}
         found = findings(shell.run("check", "--json", "--upstream", upstream.replace("http:", "https:")))
         assert found["tls"][0] == "failed"
 

@@ -27,6 +27,7 @@ from tests.support.account_stage import (
     until_noticed,
 )
 from tests.support.http_client import port_of
+from tests.support.login_stage import landed
 from tests.support.raw_client import End, post, raw_client, request_head
 from tests.support.scripted_upstream import answer, expect_request, scripted_upstream, send, wait_for
 
@@ -152,8 +153,10 @@ class TestATokenThatHasExpired:
             assert answered.header("retry-after")
             renewing = [account for account, each in stage.proxy.app.logins.keepers().items() if each._flight]
             assert renewing == ["default"], "for the logins behind the first nothing is begun"
+            await simulator.held()
             simulator.release()
             await until_noticed(lambda: simulator.oauth.refreshes == 1)
+            await landed(stage.proxy.app.logins.keepers()["default"])
             assert (await stage.chat()).status == 200, "what came too late for the one is there for the next"
 
     async def test_every_renewal_brings_a_token_that_is_refused(self, simulator: Simulator, home: Path) -> None:

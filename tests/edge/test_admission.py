@@ -18,6 +18,7 @@ from tests.support.held_upstream import (
     held_upstream,
     in_line,
     limited,
+    places_taken,
     refusal,
     request_for,
     until_all_have_left,
@@ -51,7 +52,10 @@ async def all_asking(proxy: app.Running, *names: str, key: str = "") -> AsyncIte
     async with AsyncExitStack() as stack:
         clients = []
         for name in names:
+            before = places_taken(proxy)
             clients.append(await stack.enter_async_context(asking(proxy, name, key=key)))
+            while places_taken(proxy) == before and not clients[-1].wire.take():  # it may be refused
+                await turns(1)
             await turns()
         yield clients
 
@@ -197,6 +201,10 @@ class TestLeaving:
                 async with anyio.create_task_group() as tasks:
                     for visitor in range(8):
                         tasks.start_soon(visit, visitor)
+                async with raw_client(proxy.url) as last:  # those before it have all been let in when it is answered
+                    assert (await last.ask(request_head("GET", "/livez"))).status == 200
+                while proxy.app.drain._members:
+                    await turns(1)
                 await until_all_have_left(proxy)
                 async with all_asking(proxy, "1", "2", key="one"), all_asking(proxy, "3", "4", key="two"):
                     await upstream.until_asked("2")

@@ -134,7 +134,7 @@ def stand_still(seconds: float) -> None:
 
 async def test_a_place_that_comes_together_with_the_deadline_is_taken() -> None:
     """And not lost: the turn was given, so either the exchange has it or the next one."""
-    async with one_place(wait_s=0.01) as (entrance, line):
+    async with one_place(wait_s=0.6) as (entrance, line):
         first = await entrance.enter(None, is_long=False)
         got: list[bool] = []
 
@@ -147,7 +147,7 @@ async def test_a_place_that_comes_together_with_the_deadline_is_taken() -> None:
             tasks.start_soon(wait)
             while not line.waiting:
                 await anyio.lowlevel.checkpoint()
-            stand_still(0.03)  # the deadline passes while nobody has a turn of the loop
+            stand_still(0.7)  # the deadline passes while nobody has a turn of the loop
             first.give_back()
         assert got == [True]
         assert line.waiting == 0

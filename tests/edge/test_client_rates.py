@@ -57,9 +57,9 @@ class TestTokens:
         async with held_upstream() as upstream, limited(upstream.url, tokens_per_minute=1000) as proxy:
             upstream.answer_all()
             async with raw_client(proxy.url) as client:
-                assert (await client.ask(request_for("a1", padding_bytes=2000))).status == 200
-                assert (await client.ask(request_for("a2", padding_bytes=2000))).status == 200
-                assert (await client.ask(request_for("a3", padding_bytes=2000))).status == 429
+                assert (await client.ask(request_for("a1", padding_bytes=3000))).status == 200
+                assert (await client.ask(request_for("a2", padding_bytes=3000))).status == 200
+                assert (await client.ask(request_for("a3", padding_bytes=3000))).status == 429
 
     async def test_errors_and_bodies_that_are_no_prompt_cost_nothing(self) -> None:
         async with held_upstream() as upstream, limited(upstream.url, tokens_per_minute=10) as proxy:

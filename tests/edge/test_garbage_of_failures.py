@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/chat/completions"
+SOON_S = 0.1
+PATIENT_S = 30.0  # where an answer is to come
 SHORT = "hello"
 LONG = "hello " * 60_000  # goes up while it arrives
 BROKEN_ANSWERS = ("cut", "cut-in-event", "cut-after-head", "cut-before-head", "reset", "reset-before-head", "truncate",
@@ -34,17 +36,21 @@ def body(model: str, text: str, *, stream: bool = True) -> bytes:
     return orjson.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]})
 
 
-def settings(upstream: str) -> Settings:
+def settings(upstream: str, wait_s: float) -> Settings:
     usual = settings_for(upstream)
     clocks = replace(
-        usual.timeouts, first_byte_stream_s=0.1, first_byte_per_100k_tokens_s=0.1, stream_idle_s=0.1, body_s=0.1
+        usual.timeouts,
+        first_byte_stream_s=wait_s,
+        first_byte_per_100k_tokens_s=0.1,
+        stream_idle_s=wait_s,
+        body_s=wait_s,
     )
     return replace(usual, timeouts=clocks)
 
 
-async def left_behind(work: Callable[[RawClient], Awaitable[object]]) -> Counter[str]:
+async def left_behind(work: Callable[[RawClient], Awaitable[object]], wait_s: float = SOON_S) -> Counter[str]:
     """The proxy's objects that wait for the collector after a few exchanges."""
-    async with running(Options(record=0)) as simulator, app.running(settings(simulator.base_url)) as proxy:
+    async with running(Options(record=0)) as simulator, app.running(settings(simulator.base_url, wait_s)) as proxy:
 
         async def exchange() -> None:
             async with raw_client(proxy.url) as client:
@@ -109,7 +115,7 @@ async def test_bodies_that_name_two_models() -> None:
         answer = await client.ask(request)
         assert answer.error_code == "duplicate_key"
 
-    assert await left_behind(ask) == {}
+    assert await left_behind(ask, PATIENT_S) == {}
 
 
 async def test_clients_that_leave_while_they_wait() -> None:
@@ -127,4 +133,4 @@ async def test_kept_connections_that_the_upstream_closes() -> None:
         assert answer.status == 200
         await client.ask(post(PATH, body("sim-cut-before-head", SHORT), b"Connection: close"))
 
-    assert await left_behind(ask_twice) == {}
+    assert await left_behind(ask_twice, PATIENT_S) == {}

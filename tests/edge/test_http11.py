@@ -137,6 +137,13 @@ async def read(response: UpstreamResponse) -> bytes:
         response.close()
 
 
+async def until_nobody_reads(here: Place) -> None:
+    """Returns when the upstream has read the head, behind which its script stops."""
+    connection = await here.upstream.connected()
+    while not connection.steps_done:
+        await anyio.sleep(0.001)
+
+
 def is_reused(here: Place) -> bool:
     return len(here.pool.connections) == 1
 
@@ -176,6 +183,7 @@ class TestRequests:
                     assert await read(await here.ask(pieces)) == b"ok"
 
                 tasks.start_soon(ask)
+                await until_nobody_reads(here)
                 await anyio.sleep(SOON)
                 (connection,) = here.pool.connections
                 assert connection.wire.unsent_bytes < 1 << 20  # type: ignore[attr-defined]
@@ -332,7 +340,7 @@ class TestAnswers:
             with pytest.raises(httpcore.ReadTimeout):
                 await here.ask(read_s=SOON)
             assert here.pool.connections == []
-            await here.upstream.connections[0].peer_left.wait()
+            await (await here.upstream.connected()).peer_left.wait()
 
     @pytest.mark.parametrize(
         ("raw", "how", "error"),
@@ -533,13 +541,10 @@ class TestLiveBodies:
             source, client = await here.client()
             body = live(source, 3, silence_s=SOON)
             await anyio.sleep(2 * SOON)
-
-            async def upload() -> None:
-                await client.send(b"abc")
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(upload)
-                assert await read(await here.ask_live(body, 3)) == b"ok"
+            await client.send(b"abc")
+            while len(source.buffer) < 3:  # so that nobody is late with it
+                await source.fill()
+            assert await read(await here.ask_live(body, 3)) == b"ok"
             await anyio.sleep(2 * SOON)
             await client.send(b"x")
             assert await source.fill()
@@ -579,6 +584,7 @@ class TestLiveBodies:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(upload)
                 tasks.start_soon(ask)
+                await until_nobody_reads(here)
                 await anyio.sleep(4 * SOON)
                 (connection,) = here.pool.connections
                 assert connection.wire.unsent_bytes < 1 << 20  # type: ignore[attr-defined]

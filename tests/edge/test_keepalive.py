@@ -43,9 +43,9 @@ pytestmark = pytest.mark.anyio
 COMMENT = b": keep-alive\n\n"
 OFTEN_S = 0.02
 OFTEN = {"keepalive_after_s": OFTEN_S, "peek_s": 0.01}
-LATER_S = 0.25
+LATER_S = 0.6
 LATER = {"keepalive_after_s": LATER_S, "peek_s": 0.01}
-"""For what has to come before the first comment."""
+"""For what has to come before the first comment, on a busy machine too."""
 SOON = f"[timeouts]\nkeepalive_after_s = {OFTEN_S}\npeek_s = 0.01\n"
 LAST = chunk(b"")
 
@@ -115,7 +115,8 @@ class TestTheStreamGoesOn:
                 assert await rest(client, got) == FIRST + SECOND + DONE
                 assert got.end is End.WHOLE
                 again = await client.ask(chat("big", stream=True))
-                assert (bytes(again.body), again.end) == (FIRST + DONE, End.WHOLE), "the connection lives"
+                body = without_comments(bytes(again.body))
+                assert (body, again.end) == (FIRST + DONE, End.WHOLE), "the connection lives"
 
     async def test_until_its_first_byte_although_its_head_has_come(self, tmp_path: Path) -> None:
         """The upstream's head went down: the comments stand behind it."""
@@ -177,7 +178,7 @@ async def pause(_: Connection) -> None:
 
 async def long_pause(_: Connection) -> None:
     """Long enough for one that comes later."""
-    await anyio.sleep(1.5 * LATER_S)
+    await anyio.sleep(1.2 * LATER_S)
 
 
 ERRORS: dict[str, tuple[bytes, int, str]] = {

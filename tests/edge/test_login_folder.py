@@ -86,19 +86,22 @@ def test_a_link_goes_and_what_it_leads_to_stays(files: LoginFiles, tmp_path: Pat
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_one_that_is_removed_leaves_a_mark_for_as_long_as_servers_look(files: LoginFiles, at_once: bool) -> None:
+def test_one_that_is_removed_leaves_a_mark_for_as_long_as_servers_look(
+    files: LoginFiles, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
     files.save("work", LOGIN)
     remove = files.remove_at_once if at_once else files.remove
     with pytest.raises(FileNotFoundError):
         remove("nobody", 60.0)
-    seen: list[tuple[bool, bool, bool]] = []
-    thread = threading.Thread(target=remove, args=("work", 0.5))
-    thread.start()
-    while files.path("work").exists():
-        time.sleep(0.01)
-    seen.append((files.is_removed("work"), files.is_cut("work"), files.is_removed("default")))
-    thread.join()
-    assert seen == [(True, at_once, False)]
+    seen: list[tuple[float, bool, bool, bool, bool]] = []
+
+    def look(seconds: float) -> None:
+        has_file = files.path("work").exists()
+        seen.append((seconds, has_file, files.is_removed("work"), files.is_cut("work"), files.is_removed("default")))
+
+    monkeypatch.setattr(time, "sleep", look)
+    remove("work", 0.5)
+    assert seen == [(0.5, False, True, at_once, False)]
     assert not files.is_removed("work")
 
 

@@ -228,6 +228,7 @@ class TestAssignment:
                 for path in ("/hold", "/a", "/b", "/c", "/d"):
                     tasks.start_soon(get, pool, path)
                     await turns(10)
+                await upstream.seen(1)
                 upstream.release()
             assert upstream.paths == ["/hold", "/a", "/b", "/c", "/d"]
 
@@ -302,8 +303,9 @@ class TestIdleConnections:
                 async with anyio.create_task_group() as tasks:
                     for number in range(3):
                         tasks.start_soon(get, pool, f"/{number}")
-                        await turns(10)
+                        await anyio.wait_readable(listener)
                         sock = listener.accept()[0]
+                        await anyio.wait_readable(sock)
                         received.append(sock.recv(1000))
                         sock.send(answer(200))
                         await turns(10)

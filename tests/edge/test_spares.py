@@ -152,10 +152,9 @@ async def test_not_more_than_a_generation_a_second(monkeypatch: pytest.MonkeyPat
     async with pool_stage(5, warm=1) as stage:
         stage.pool._keepalive_s = SOON_S
         await opened(stage)
-        (before,) = stage.spares
         await until_noticed(lambda: not stage.spares)
         await stage.settle()
-        assert before.is_closed()
+        assert [peer.is_left for peer in stage.network.peers] == [True]
         assert stage.network.dials == []
         await stage.end()
 

@@ -89,8 +89,8 @@ class TestOnEveryLoop:
         async with quick(tmp_path) as store:
             store.note(ONE)
             await until(lambda: requests(tmp_path) == 1)
-            store.note(ONE)
             store.save_account_state([COOLING])
+            store.note(ONE)
             await until(lambda: requests(tmp_path) == 2)
             assert read_account_states(tmp_path) == [COOLING]
 

@@ -122,8 +122,10 @@ async def test_long_notes_push_out_others_and_are_taken() -> None:
         await until(vocabulary.is_busy.is_set)
         counter.note([prompt("older")], "", lambda _: None)
         counter.note([b" " * token_counter.MAX_NOTED_BYTES, prompt("long")], "", lambda _: None)
-        vocabulary.may_go_on.set()
-        await counter.count(prompt("asked"), Shape.OPENAI)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(counter.count, prompt("asked"), Shape.OPENAI)
+            await anyio.wait_all_tasks_blocked()
+            vocabulary.may_go_on.set()
         await until(lambda: len(vocabulary.seen) == 3)
         assert vocabulary.seen == ["begun", "asked", "long"]
 
@@ -181,6 +183,7 @@ async def test_counts_that_nobody_waits_for_rest_until_somebody_asks(monkeypatch
     async with counting(lambda: vocabulary) as counter:
         for _ in range(2):
             counter.note([orjson.dumps({"messages": long})], "qwen3-8b", lambda found: noted.append(found.tokens))
+        await until(lambda: len(counter._noted) == 1)  # the other one is begun, and asking does not come before it
         await anyio.sleep(0.05)
         assert noted == []
         assert (await counter.count(prompt("one two"), Shape.OPENAI)).tokens == 2

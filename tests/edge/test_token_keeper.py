@@ -144,6 +144,7 @@ class TestOneRenewalForAll:
         error = await failure(keeper)
         assert (error.code, error.kind.status) == ("credentials_unavailable", 503)
         assert error.retry_after_s is not None
+        await stage.simulator.held()
         stage.simulator.release()
         await landed(keeper)
         assert stage.accepts((await keeper.fresh()).secret)
@@ -155,6 +156,7 @@ class TestOneRenewalForAll:
         stage.fail_next("slow-head")
         keeper = stage.keeper(SHORT_WAIT)
         assert (await keeper.fresh()).secret == login.access_token
+        await stage.simulator.held()
         stage.simulator.release()
         await landed(keeper)
         assert (await keeper.fresh()).secret != login.access_token

@@ -14,18 +14,18 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from qproxy import app
 from qproxy.config.options import UVLOOP_INSTALLED
 from qproxy.simulator.wire import PeerLeft, Wire, accept_forever, listen
 from tests.hostile.conftest import guarded, recording
 from tests.support.descriptors import no_descriptor_left
 from tests.support.leaks import nothing_left, open_sockets, silent_port, turns
+from tests.support.live import settings_for
 from tests.support.raw_client import Answer, End, RawClient, post, raw_client, request_head
 from tests.support.scripted_upstream import answer, close, expect_request, scripted_upstream, send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from qproxy import app
 
 pytestmark = pytest.mark.anyio
 
@@ -243,7 +243,7 @@ class TestNames:
         first = [expect_request(), send(answer(200, [], b"1")), expect_request(), send(answer(200, [], b"2")), close()]
         async with scripted_upstream(first, [close()]) as before:
             async with elsewhere("127.0.0.2", port_at(before.url)) as moved:
-                async with guarded(f"http://{NAME}:{port_at(before.url)}/v1") as proxy:
+                async with app.running(settings_for(f"http://{NAME}:{port_at(before.url)}/v1")) as proxy:
                     async with raw_client(proxy.url) as client:
                         assert (await client.ask(post(CHAT, b"{}"))).body == b"1"
                         resolver.addresses = ["127.0.0.2"]

@@ -43,12 +43,14 @@ STREAM_TYPE = (b"content-type", b"text/event-stream")
 JSON_TYPE = (b"content-type", b"application/json")
 FINISH = event(b'{"choices":[{"finish_reason":"stop"}]}')
 MIB = 1 << 20
+NEVER_S = 60.0
+"""No head goes down before its time because an upstream was slow to say the rest."""
 
 
 async def answered(wire: bytes, request: bytes = STREAM, *, closes: bool = False) -> Answer:
     """What becomes of an answer with these bytes."""
     script = [expect_request(), send(wire), *([close()] if closes else [])]
-    async with scripted_upstream(script) as upstream, app.running(settings_for(upstream.url)) as proxy:
+    async with scripted_upstream(script) as upstream, app.running(settings_for(upstream.url, peek_s=NEVER_S)) as proxy:
         async with raw_client(proxy.url) as client:
             return await client.ask(request)
 
@@ -84,7 +86,10 @@ async def test_an_answer_that_says_nothing_is_an_error(case: str) -> None:
     wire, code = SILENT[case]
     script = [expect_request(), send(wire), close()]
     good = [expect_request(), send(answer(200, [JSON_TYPE], b"{}"))]
-    async with scripted_upstream(script, good) as upstream, app.running(settings_for(upstream.url)) as proxy:
+    async with (
+        scripted_upstream(script, good) as upstream,
+        app.running(settings_for(upstream.url, peek_s=NEVER_S)) as proxy,
+    ):
         async with raw_client(proxy.url) as client:
             got = await client.ask(STREAM)
             assert (got.status, got.error_code, got.end) == (502, code, End.WHOLE)
@@ -98,7 +103,7 @@ async def test_a_connection_on_which_nothing_was_said_is_not_kept(wire: bytes) -
     good = [expect_request(), send(answer(200, [JSON_TYPE], b"{}"))]
     silent = [expect_request(), send(wire), expect_request(), send(answer(418, [JSON_TYPE], b"{}"))]
     async with scripted_upstream(silent, good) as upstream:
-        async with app.running(settings_for(upstream.url)) as proxy, raw_client(proxy.url) as client:
+        async with app.running(settings_for(upstream.url, peek_s=NEVER_S)) as proxy, raw_client(proxy.url) as client:
             assert [(await client.ask(PLAIN)).status for _ in range(2)] == [502, 200]
             assert len(upstream.connections) == 2
 

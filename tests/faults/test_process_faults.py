@@ -35,6 +35,8 @@ pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
 PIPE_BYTES = 64 * 1024
+CLOCK_S = 1.5
+STOPPED_S = CLOCK_S + 0.5
 STALL = post(CHAT, b'{"model":"stall","stream":true}')
 
 
@@ -101,7 +103,7 @@ class TestStopped:
     async def test_streams_go_on(self, shell: Shell, backend: str) -> None:
         """The clocks of its streams would have rung meanwhile, and all that was awaited is there."""
         config = shell.cwd / "qproxy.toml"
-        config.write_text("[timeouts]\nstream_idle_s = 0.4\n")
+        config.write_text(f"[timeouts]\nstream_idle_s = {CLOCK_S}\n")
         go_on, sent = anyio.Event(), anyio.Event()
         script = [
             expect_request(),
@@ -121,7 +123,7 @@ class TestStopped:
                     process.send_signal(signal.SIGSTOP)
                     go_on.set()
                     await sent.wait()
-                    await anyio.sleep(0.8)
+                    await anyio.sleep(STOPPED_S)
                     process.send_signal(signal.SIGCONT)
                     while got.end is End.OPEN:
                         await client.more(got)
@@ -129,7 +131,7 @@ class TestStopped:
 
     async def test_requests_that_came_meanwhile_are_served(self, shell: Shell, backend: str) -> None:
         config = shell.cwd / "qproxy.toml"
-        config.write_text("[timeouts]\nhead_s = 0.4\nbody_s = 0.4\nkeepalive_idle_s = 60\n")
+        config.write_text(f"[timeouts]\nhead_s = {CLOCK_S}\nbody_s = {CLOCK_S}\nkeepalive_idle_s = 60\n")
         async with recording() as recorder:
             arguments = ["--backend", backend, "--upstream", recorder.url, "--config", str(config)]
             with shell.serving(*arguments) as (url, process):
@@ -142,7 +144,7 @@ class TestStopped:
                     await in_the_head.send(request[30:])
                     await in_the_body.send(request[-5:])
                     await new.send(request)
-                    await anyio.sleep(0.8)
+                    await anyio.sleep(STOPPED_S)
                     process.send_signal(signal.SIGCONT)
                     for client in (in_the_head, in_the_body, new):
                         assert (await client.answer()).status == 200

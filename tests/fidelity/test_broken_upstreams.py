@@ -48,7 +48,7 @@ LAST = chunk(b"")
 
 @pytest.fixture(scope="module")
 async def player(anyio_backend: object) -> AsyncIterator[Player]:
-    async with playing() as running_player:
+    async with playing(peek_s=60.0) as running_player:  # however slow the upstream is to break off
         yield running_player
 
 
@@ -225,14 +225,15 @@ async def test_an_answer_before_the_upload_is_complete_passes() -> None:
         assert await client.closed() == b""
 
 
-CLOCKS = "[timeouts]\nfirst_byte_stream_s = 0.05\nfirst_byte_plain_s = 0.05\nstream_idle_s = 0.05\n"
+FIRST_BYTE = "[timeouts]\nfirst_byte_stream_s = 0.05\nfirst_byte_plain_s = 0.05\n"
+IDLE = "[timeouts]\nstream_idle_s = 0.05\n"
 
 
 @pytest.mark.parametrize("body", [STREAM, b'{"model":"m","stream":false}'])
 async def test_an_upstream_that_never_answers(configure: Configure, body: bytes) -> None:
     never = anyio.Event()
     async with scripted_upstream([expect_request(), wait_for(never)]) as upstream:
-        settings = configure(CLOCKS, upstream=upstream.url)
+        settings = configure(FIRST_BYTE, upstream=upstream.url)
         async with app.running(settings) as proxy, raw_client(proxy.url) as client:
             got = await client.ask(post("/v1/chat/completions", body))
             assert (got.status, got.error_code, got.end) == (504, "first_byte_timeout", End.WHOLE)
@@ -252,7 +253,7 @@ async def test_an_upstream_that_falls_silent(configure: Configure, case: str) ->
     steps, sent, code = SILENT[case]
     never = anyio.Event()
     async with scripted_upstream([expect_request(), *steps, wait_for(never)]) as upstream:
-        settings = configure(CLOCKS, upstream=upstream.url)
+        settings = configure(IDLE, upstream=upstream.url)
         async with app.running(settings) as proxy, raw_client(proxy.url) as client:
             got = await client.ask(CHAT)
             assert (got.status, got.end, in_band_code(got, sent)) == (200, End.FIN, code)

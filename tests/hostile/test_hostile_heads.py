@@ -293,7 +293,7 @@ class TestClocks:
 
     async def test_a_slow_head_behind_an_upload(self, recorder: Recorder) -> None:
         """The clock of the upload is not in the way of the next one."""
-        timeouts = {"head_s": 0.1, "body_s": 0.05}
+        timeouts = {"head_s": 0.8, "body_s": 0.5}
         async with guarded(recorder.url, timeouts=timeouts) as proxy, raw_client(proxy.url) as client:
             upload = request_head("POST", "/v1/files", b"Content-Length: 4")
             await client.send(upload, b"ab", b"cd")

@@ -33,11 +33,13 @@ async def fill(server: Server, stack: AsyncExitStack, most: int) -> list[RawClie
     """Connections, as many as the server accepts before it has no descriptor left; the last one is not accepted."""
     clients = []
     while "accepting pauses" not in server.said():
+        held = server.descriptors()
         wire = connect(server.url)
         stack.callback(wire.close)
         clients.append(RawClient(wire))
         assert len(clients) < most
-        await anyio.sleep(0.002)
+        while server.descriptors() <= held and "accepting pauses" not in server.said():
+            await anyio.sleep(0.002)
     return clients
 
 
@@ -95,6 +97,7 @@ class TestAProcess:
                 clients = [await stack.enter_async_context(raw_client(server.url)) for _ in range(40)]
                 statuses = [(await client.ask(LIVE)).status for client in clients]
             assert statuses == [200] * 18 + [503] * 22
+            await server.until_said("\n")
             assert server.said() == (
                 "the limit of open files carries 18 connections, "
                 "more clients are turned away: raise it with ulimit -n\n"

@@ -9,6 +9,7 @@ import anyio
 import orjson
 import pytest
 
+from qproxy.edge import connection
 from tests.support.drain_stage import (
     ASK,
     ASK_STREAM,
@@ -34,9 +35,28 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 SHORT_S = 0.05
+DELAY_S = 1.0
 READY = request_head("GET", "/readyz")
 LIVE = request_head("GET", "/livez")
 JSON = (b"content-type", b"application/json")
+
+
+@pytest.fixture
+def long_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without a request waits for one as long as the test needs to send it."""
+    monkeypatch.setattr(connection, "LAST_CALL_S", LONG_S)
+
+
+async def until_logged(log: Path, words: str, times: int = 1) -> None:
+    """The log is written by a thread, for which nobody waits long."""
+    with anyio.fail_after(10):
+        while (found := said(log).count(words)) < times:
+            await anyio.sleep(0.005)
+    assert found == times
+
+
+def said(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
 
 
 def assert_is_last(got: Answer) -> None:
@@ -53,6 +73,7 @@ def assert_draining(got: Answer) -> None:
 
 
 class TestItSaysSo:
+    @pytest.mark.usefixtures("long_last_call")
     async def test_readiness_is_503_at_once(self) -> None:
         async with drain_stage() as stage, raw_client(stage.url) as client:
             assert (await client.ask(READY)).status == 200
@@ -73,7 +94,7 @@ class TestItSaysSo:
                     assert_is_last(got)
 
     async def test_after_the_delay_they_are_refused(self) -> None:
-        async with drain_stage(drain_delay_s=SHORT_S) as stage:
+        async with drain_stage(drain_delay_s=DELAY_S) as stage:
             stage.drain()
             await stage.until_leaving()
             assert not await refuses(stage.url)
@@ -100,6 +121,7 @@ class TestConnectionsWithoutARequest:
             assert await fresh.closed() == b""
             await stage.is_drained.wait()
 
+    @pytest.mark.usefixtures("long_last_call")
     async def test_a_request_that_comes_just_then_is_told_to_come_again(self) -> None:
         async with drain_stage() as stage, raw_client(stage.url) as client:
             assert (await client.ask(LIVE)).status == 200
@@ -108,6 +130,7 @@ class TestConnectionsWithoutARequest:
             assert_draining(await client.ask(ASK))
             assert await client.closed() == b""
 
+    @pytest.mark.usefixtures("long_last_call")
     async def test_so_is_one_whose_connection_nobody_had_accepted(self) -> None:
         async with drain_stage() as stage:
             wire = connect(stage.url)
@@ -117,6 +140,7 @@ class TestConnectionsWithoutARequest:
             assert_draining(await client.ask(ASK))
             wire.close()
 
+    @pytest.mark.usefixtures("long_last_call")
     async def test_a_slow_head_has_its_time(self) -> None:
         async with drain_stage() as stage, raw_client(stage.url) as client:
             await client.send(LIVE[:10])
@@ -139,6 +163,7 @@ class TestRequestsUnderWay:
             assert await client.closed() == b""
             await stage.is_drained.wait()
 
+    @pytest.mark.usefixtures("long_last_call")
     async def test_its_client_may_not_go_on(self) -> None:
         """The head had not said that the connection ends."""
         async with drain_stage() as stage, raw_client(stage.url) as client:
@@ -301,7 +326,7 @@ async def test_every_request_has_its_line_in_the_log(tmp_path: Path) -> None:
     async with drain_stage(access_log=str(log)) as stage, AsyncExitStack() as clients:
         for _ in range(3):
             await begin_stream(await clients.enter_async_context(raw_client(stage.url)))
-    assert log.read_text().count(" error=client_closed phase=relaying") == 3
+    await until_logged(log, " error=client_closed phase=relaying", 3)
 
 
 async def test_those_that_were_broken_off_have_their_reason_in_it(tmp_path: Path) -> None:
@@ -309,7 +334,7 @@ async def test_those_that_were_broken_off_have_their_reason_in_it(tmp_path: Path
     async with drain_stage(access_log=str(log), drain_s=0.0) as stage, raw_client(stage.url) as client:
         await begin_stream(client)
         await stage.proxy.drain()
-    assert " error=draining phase=relaying" in log.read_text()
+    await until_logged(log, " error=draining phase=relaying")
 
 
 async def test_two_hundred_streams() -> None:

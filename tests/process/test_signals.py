@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.support.drain_stage import ASK_STREAM, FIRST, LAST, begin_stream, refuses, streaming, whole
-from tests.support.raw_client import End, raw_client, request_head
+from tests.support.raw_client import Answer, End, raw_client, request_head
 from tests.support.scripted_upstream import scripted_upstream
 from tests.support.server_process import Server, server_process
 
@@ -46,6 +46,15 @@ async def serving(folder: Path, backend: str, drain_s: float = 30.0) -> AsyncIte
         environ = {"QPROXY_DRAIN_S": str(drain_s)}
         async with server_process(folder, upstream.url + "/v1", backend=backend, environ=environ) as server:
             yield server, go_on
+
+
+async def until_unready(server: Server) -> Answer:
+    """The first answer that says so."""
+    while True:
+        async with raw_client(server.url) as client:
+            ready = await client.ask(request_head("GET", "/readyz"))
+        if ready.status != 200:
+            return ready
 
 
 async def until_refusing(server: Server) -> None:
@@ -110,11 +119,10 @@ async def test_without_work_it_ends_at_once(tmp_path: Path, backend: str) -> Non
 async def test_readiness_turns_while_new_requests_are_served(tmp_path: Path, backend: str) -> None:
     async with scripted_upstream([streaming(go_on := anyio.Event())]) as upstream:
         go_on.set()
-        environ = {"QPROXY_DRAIN_DELAY_S": "1.5"}
+        environ = {"QPROXY_DRAIN_DELAY_S": "2.5"}
         async with server_process(tmp_path, upstream.url + "/v1", backend=backend, environ=environ) as server:
             server.signal(signal.SIGTERM)
-            async with raw_client(server.url) as client:
-                ready = await client.ask(request_head("GET", "/readyz"))
+            ready = await until_unready(server)
             assert (ready.status, ready.error_code) == (503, "draining")
             async with raw_client(server.url) as client:
                 got = await client.ask(ASK_STREAM)

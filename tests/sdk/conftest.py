@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from tests.support.sdk_stage import CLIENT_KEY, Stage, stage_on
+from tests.support.sdk_stage import CLIENT_KEY, Stage, keyed, stage_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from qproxy.config import Settings
 
 LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -41,9 +43,14 @@ def anyio_backend(backend: str) -> object:
     return LOOPS[backend]
 
 
+def _patient(upstream: str) -> Settings:
+    """However late a simulator in another thread says or breaks off the first event, it is waited for."""
+    return keyed(upstream, peek_s=60.0)
+
+
 @pytest.fixture(scope="module")
 def stage(backend: str) -> Iterator[Stage]:
-    with stage_on(backend) as running_stage:
+    with stage_on(backend, settings=_patient) as running_stage:
         yield running_stage
 
 

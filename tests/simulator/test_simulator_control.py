@@ -30,9 +30,9 @@ async def test_requests_are_recorded_to_the_byte() -> None:
     request = raw_chat(body, b"X-Odd-CASE:  two  words ")
     async with running(Options(record=2)) as simulator:
         async with await anyio.connect_tcp("127.0.0.1", port_of(simulator.url)) as stream:
-            for _ in range(3):
+            for count in (1, 2, 3):
                 await stream.send(request)
-                await simulator.completed()
+                await simulator.completed(count)
         assert len(simulator.requests) == 2
         recorded = simulator.requests[-1]
         assert recorded.body == body

@@ -113,10 +113,9 @@ async def nothing_left() -> AsyncIterator[None]:
     await turns(5)
     sockets, tasks = open_sockets(), running_tasks()
     yield
-    for _ in range(TURNS):
-        if open_sockets() <= sockets and running_tasks() <= tasks:
-            return
-        await anyio.sleep(0.002)
+    with anyio.move_on_after(PATIENCE_S):
+        while not (open_sockets() <= sockets and running_tasks() <= tasks):
+            await anyio.sleep(0.002)
     assert open_sockets() <= sockets
     assert running_tasks() <= tasks
 

@@ -99,7 +99,7 @@ frontend client
 backend origin
   server origin 127.0.0.1:{origin_port}
 """
-SILENCE_MS = 250
+SILENCE_MS = 1000
 PATIENT_MS = 30_000
 """How long they wait for more bytes, in a head, in a body and between two requests. The second one is for where a slow
 machine must not look like a client that says no more."""
