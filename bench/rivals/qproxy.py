@@ -14,12 +14,12 @@ SETTINGS = """
 upstream = "mock"
 [upstreams.mock]
 url = "{url}"
+key = "env:BENCH_UPSTREAM_KEY"
 max_connections = 8000
 """
-ONE_KEY = 'key = "env:BENCH_UPSTREAM_KEY"\n'
 # All that a prompt can ask for: an account that its conversation sticks to, another name, its tokens counted.
 EVERYTHING = """
-keys = ["env:BENCH_UPSTREAM_KEY", "env:BENCH_SECOND_KEY"]
+keys = ["env:BENCH_SECOND_KEY"]
 [models]
 "*" = "mock:another"
 """
@@ -49,7 +49,7 @@ class ThisRepository:
         return f"qproxy {qproxy.__version__}"
 
 
-def serve_argv(site: Site, backend: str, workers: int = 1, more: str = ONE_KEY) -> tuple[str, ...]:
+def serve_argv(site: Site, backend: str, workers: int = 1, more: str = "") -> tuple[str, ...]:
     """The arguments of the command line, from `serve` on; the upstream stands in a settings file, with `more` lines in
     its table."""
     settings = site.write("qproxy.toml", SETTINGS.format(url=site.upstream_url) + more)
@@ -66,13 +66,12 @@ def serve_env(site: Site, extra: Mapping[str, str] | None = None) -> dict[str, s
         "QPROXY_API_KEY": CLIENT_KEY,
         "QPROXY_ACCESS_LOG": str(site.folder / "access.log"),
         "BENCH_UPSTREAM_KEY": UPSTREAM_KEY,
-        "BENCH_SECOND_KEY": f"{UPSTREAM_KEY}-2",
         **(extra or {}),
     }
 
 
 def qproxy(
-    backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[str, str] | None = None, more: str = ONE_KEY
+    backend: str, *, name: str = NAME, workers: int = 1, extra: Mapping[str, str] | None = None, more: str = ""
 ) -> Rival:
     """qproxy on one loop, with one number of workers, further environment variables and lines about its upstream."""
 
@@ -86,11 +85,11 @@ def qproxy(
 def judged_qproxy(backend: str, workers: int) -> Rival:
     """With its form without watching beside it, and the one that opens connections ahead."""
     unwatched = qproxy(backend, name=f"{NAME}@unwatched", workers=workers, extra=UNWATCHED)
-    warmed = qproxy(backend, name=f"{NAME}@warm", workers=workers, more=ONE_KEY + WARM)
+    warmed = qproxy(backend, name=f"{NAME}@warm", workers=workers, more=WARM)
     return replace(qproxy(backend, workers=workers), unwatched=unwatched, warmed=warmed)
 
 
 def busy_qproxy(backend: str, workers: int) -> Rival:
     """With everything on that a prompt can ask for."""
-    counting = {"QPROXY_COUNT_TOKENS": "true"}
-    return qproxy(backend, name=f"{NAME}@everything", workers=workers, extra=counting, more=EVERYTHING)
+    extra = {"QPROXY_COUNT_TOKENS": "true", "BENCH_SECOND_KEY": f"{UPSTREAM_KEY}-2"}
+    return qproxy(backend, name=f"{NAME}@everything", workers=workers, extra=extra, more=EVERYTHING)

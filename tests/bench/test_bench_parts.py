@@ -121,15 +121,9 @@ def test_the_gateways_are_rivals() -> None:
 
 def test_forms_of_qproxy_have_names_of_their_own() -> None:
     argv = [
-        "run",
-        "--backend",
-        "asyncio,trio",
-        "--workers",
-        "1,2",
-        "--variant",
-        "quiet:QPROXY_ACCESS_LOG=off",
+        "run", "--backend", "asyncio,trio", "--workers", "1,2", "--variant", "quiet:QPROXY_ACCESS_LOG=off",
         "--everything",
-    ]
+    ]  # fmt: skip
     subjects = cli.own_subjects(cli.parser().parse_args(argv))
     assert [subject.name for subject in subjects] == [
         "qproxy", "qproxy@asyncio*2", "qproxy@trio", "qproxy@trio*2", "qproxy@quiet",
